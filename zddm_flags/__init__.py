@@ -1,0 +1,6 @@
+"""Move live data between two stores without downtime."""
+
+from zddm_flags.gate import TrafficGate
+from zddm_flags.rollout import Rollout, StaticSource
+
+__all__ = ["Rollout", "StaticSource", "TrafficGate"]

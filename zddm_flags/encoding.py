@@ -1,0 +1,86 @@
+"""The canonical bytes of a key: what is hashed, and what names it in the ledger.
+
+Hashed: `str` as UTF-8, `bytes` as they are, `int` as decimal text, `UUID` as its 36 characters. A tuple or
+dataclass is the chain of its elements, each as `<length>:<tag><bytes>`, the length being that of tag and
+bytes in decimal: `("a", 1)` is `2:sa2:i1`.
+
+In the ledger one letter in front tells the types apart: `1` is `i1` and `"1"` is `s1`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from uuid import UUID
+
+from zddm_flags.errors import InvalidKey
+
+__all__ = ["encode_key", "ledger_key", "tag_and_bytes"]
+
+
+def tag_and_bytes(key: object) -> tuple[bytes, bytes]:
+    """Return the type's tag and the bytes that are hashed, for a key of one of the types above.
+
+    A subclass counts as its base, except `bool`. A dataclass's tag carries its name, so that two classes with
+    equal fields stay two keys: do not rename such a class during a migration.
+
+    Raises:
+        InvalidKey: the type has no canonical encoding. Thread-safe.
+    """
+    if isinstance(key, str):
+        try:
+            return b"s", str.encode(key)
+        except UnicodeEncodeError as error:
+            raise InvalidKey("a str key with lone surrogates has no UTF-8 form; pass encode=") from error
+    if isinstance(key, (bytes, UUID)):
+        return (b"b", bytes(key)) if isinstance(key, bytes) else (b"u", str(key).encode())
+    if isinstance(key, int) and not isinstance(key, bool):
+        return b"i", _decimal(key)
+    if isinstance(key, tuple):
+        return b"t", _chain(key)
+    if dataclasses.is_dataclass(key) and not isinstance(key, type):
+        name = type(key).__qualname__.encode()
+        fields = (getattr(key, field.name) for field in dataclasses.fields(key))
+        return b"d%d:%s" % (len(name), name), _chain(fields)
+    raise InvalidKey(
+        f"a key of type {type(key).__name__} has no canonical encoding: use str, bytes, int, UUID, or a tuple "
+        "or dataclass of these, or pass encode= (key -> bytes) to TrafficGate"
+    )
+
+
+def _decimal(key: int) -> bytes:
+    try:
+        return b"%d" % key
+    except ValueError as error:  # beyond sys.get_int_max_str_digits()
+        raise InvalidKey("an int key of several thousand digits has no canonical encoding; pass encode=") from error
+
+
+def _chain(elements: Iterable[object]) -> bytes:
+    parts = []
+    for element in elements:
+        tagged = ledger_key(element)
+        parts.append(b"%d:%s" % (len(tagged), tagged))
+    return b"".join(parts)
+
+
+def encode_key(key: object) -> bytes:
+    """The bytes of `key` that are hashed. Raises `InvalidKey`."""
+    return tag_and_bytes(key)[1]
+
+
+def ledger_key(key: object) -> bytes:
+    """The type-tagged bytes that name `key` in a ledger. Raises `InvalidKey`."""
+    tag, data = tag_and_bytes(key)
+    return tag + data
+
+
+def custom(encode: Callable[[object], bytes]) -> Callable[[object], tuple[bytes, bytes]]:
+    """`tag_and_bytes` for a caller's own `encode`, whose bytes must differ for keys that differ."""
+
+    def custom_tag_and_bytes(key: object) -> tuple[bytes, bytes]:
+        data = encode(key)
+        if not isinstance(data, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] - a caller's function
+            raise InvalidKey(f"encode= returned {type(data).__name__}, not bytes")
+        return b"x", data
+
+    return custom_tag_and_bytes

@@ -1,0 +1,83 @@
+"""Every error that zddm-flags raises of its own.
+
+::
+
+    Exception
+     └─ ZddmError
+         ├─ InvalidKey (TypeError)          a key that has no canonical encoding
+         ├─ InvalidRollout (ValueError)     a rate that is not a number in [0, 1], or read above write
+         ├─ GateIsLive (TypeError)          set_rate on a gate whose rate comes from a flag
+         ├─ Unsupported (TypeError)         the store cannot do what was asked of it
+         ├─ LedgerUnavailable               the ledger did not answer; Old was not touched
+         ├─ LedgerMismatch                  the ledger was written with another hasher, encoding or schema
+         ├─ OperationTimedOut               the time for the operation ran out before Old was written
+         ├─ ProxyClosed                     an operation on a proxy after close()
+         ├─ NotForked                       postfork() before the LaunchDarkly client's own postfork()
+         └─ NotApplied                      raised by an adapter: this write certainly took no effect
+
+What a store raises is not wrapped: an error of Old reaches the caller as it is, an error of New is reported
+(span, metric, log) and never reaches the caller.
+"""
+
+__all__ = [
+    "GateIsLive",
+    "InvalidKey",
+    "InvalidRollout",
+    "LedgerMismatch",
+    "LedgerUnavailable",
+    "NotApplied",
+    "NotForked",
+    "OperationTimedOut",
+    "ProxyClosed",
+    "Unsupported",
+    "ZddmError",
+]
+
+
+class ZddmError(Exception):
+    """Base of all errors of this library."""
+
+
+class InvalidKey(ZddmError, TypeError):
+    """The key's type has no canonical encoding. The message names the type, never the key."""
+
+
+class InvalidRollout(ZddmError, ValueError):
+    """A rate is not a finite number from 0 to 1, or the read rate is above the write rate."""
+
+
+class GateIsLive(ZddmError, TypeError):
+    """The gate's rate comes from a live source, so that code cannot set it. Change the flag instead."""
+
+
+class Unsupported(ZddmError, TypeError):
+    """The adapter lacks an optional method that this operation needs. Nothing was touched."""
+
+
+class LedgerUnavailable(ZddmError):
+    """The ledger could not be reached before Old was touched: neither store was changed. Safe to retry."""
+
+
+class LedgerMismatch(ZddmError):
+    """The ledger's rows of this migration were written with another hasher, encoding or schema version."""
+
+
+class OperationTimedOut(ZddmError):
+    """`max_operation_seconds` ran out before Old was written: neither store was changed. Safe to retry."""
+
+
+class ProxyClosed(ZddmError):
+    """The proxy was closed; it takes no more operations."""
+
+
+class NotForked(ZddmError):
+    """`LaunchDarklySource.postfork()` was called before the LaunchDarkly client's own `postfork()`."""
+
+
+class NotApplied(ZddmError):
+    """An adapter raises this where it is certain that a write did not take effect and never will.
+
+    Raise it `from` the store's own error. The proxy then knows that the call cannot land late, so it settles
+    the key at once instead of waiting for the operation's time to pass. The caller of the proxy gets the
+    store's own error (the `__cause__`), or this one where there is no cause.
+    """

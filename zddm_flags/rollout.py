@@ -1,0 +1,142 @@
+"""What fraction of the keys takes part, and where that wish comes from."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from zddm_flags.errors import InvalidRollout
+
+__all__ = ["CLOSED", "Rollout", "RolloutSource", "StaticSource", "checked_rate"]
+
+
+def checked_rate(value: object) -> float:
+    """Return `value` as a rate: a float from 0.0 to 1.0.
+
+    Raises:
+        InvalidRollout: it is not an int or float (a bool is neither), is NaN or infinite, or out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidRollout(f"a rate is a number from 0 to 1, not a {type(value).__name__}")
+    if not 0 <= value <= 1 or math.isnan(value):
+        raise InvalidRollout(f"a rate is a number from 0 to 1, not {value!r}")
+    return float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """The desired rates, each from 0 (no key) to 1 (every key); `read` is never above `write`.
+
+    A key whose hash rate is below `write` is written to both stores; one below `read` is also read from New.
+    A `write` above `read` warms New before anything is read from it. Immutable, so safe to share.
+
+    Raises:
+        InvalidRollout: a rate is not a finite number from 0 to 1, or `read > write`.
+    """
+
+    read: float
+    write: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "read", checked_rate(self.read))
+        object.__setattr__(self, "write", checked_rate(self.write))
+        if self.read > self.write:
+            raise InvalidRollout(f"the read rate {self.read} is above the write rate {self.write}")
+
+    @classmethod
+    def of(cls, rate: float) -> Rollout:
+        """The rollout that reads and writes at the same `rate`."""
+        return cls(rate, rate)
+
+    @classmethod
+    def parse(cls, value: object) -> Rollout:
+        """Read a flag's value: a number, or an object with the numbers `read` and `write`.
+
+        Further members of the object are ignored, so that a flag can carry other settings beside the rates.
+
+        Raises:
+            InvalidRollout: the value is neither, or a rate is missing or wrong.
+        """
+        if not isinstance(value, Mapping):
+            return cls.of(checked_rate(value))
+        missing = [name for name in ("read", "write") if name not in value]
+        if missing:
+            raise InvalidRollout(f"the flag's object has no {' and no '.join(missing)}")
+        return cls(value["read"], value["write"])
+
+
+CLOSED = Rollout(0.0, 0.0)
+"""The rollout that passes no key."""
+
+
+@runtime_checkable
+class RolloutSource(Protocol):
+    """Where a `TrafficGate` gets its `Rollout` from, live.
+
+    Implement it to drive the gate from another flag system. Both members must be safe to call from any
+    thread. A source may also have the attributes `flag_key` (a string that spans show as `feature_flag.key`)
+    and `live` (False where `TrafficGate.set_rate` may replace the rate).
+    """
+
+    @property
+    def rollout(self) -> Rollout:
+        """The rollout wanted now. No I/O."""
+        ...
+
+    def subscribe(self, listener: Callable[[Rollout], None]) -> Callable[[], None]:
+        """Call `listener` with the current rollout at once, and with each later one in order.
+
+        Returns a function that ends the subscription. The listener is quick and never raises.
+        """
+        ...
+
+
+class StaticSource:
+    """A rollout that changes only when `set` is called: for fixed rates, tests and flag systems that push.
+
+    Args:
+        rate: a number from 0 to 1, a `Rollout`, or an object as `Rollout.parse` takes it.
+
+    Thread-safe. Raises `InvalidRollout` for a wrong rate.
+    """
+
+    live = False
+    flag_key: str | None = None
+
+    def __init__(self, rate: object = 0.0) -> None:
+        self._lock = threading.Lock()
+        self._listeners: list[Callable[[Rollout], None]] = []
+        self._rollout = rate if isinstance(rate, Rollout) else Rollout.parse(rate)
+
+    @property
+    def rollout(self) -> Rollout:
+        """The rollout set last."""
+        return self._rollout
+
+    def set(self, rate: object) -> None:
+        """Change the rollout; every gate on this source follows before this returns.
+
+        Raises:
+            InvalidRollout: the rate is wrong; the last one stays.
+        """
+        rollout = rate if isinstance(rate, Rollout) else Rollout.parse(rate)
+        with self._lock:
+            self._rollout = rollout
+            for listener in self._listeners:
+                listener(rollout)
+
+    def subscribe(self, listener: Callable[[Rollout], None]) -> Callable[[], None]:
+        """See `RolloutSource.subscribe`."""
+        with self._lock:
+            self._listeners.append(listener)
+            listener(self._rollout)
+
+        def unsubscribe() -> None:
+            with self._lock:
+                if listener in self._listeners:
+                    self._listeners.remove(listener)
+
+        return unsubscribe
