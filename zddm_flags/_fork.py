@@ -19,7 +19,7 @@ def after_fork_in_child(method: Callable[[], Any]) -> None:
 
 
 def _run() -> None:
-    for reference in list(_methods):
+    for reference in tuple(_methods):
         method = reference()
         if method is not None:
             method()

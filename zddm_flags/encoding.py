@@ -52,7 +52,9 @@ def _decimal(key: int) -> bytes:
     try:
         return b"%d" % key
     except ValueError as error:  # beyond sys.get_int_max_str_digits()
-        raise InvalidKey("an int key of several thousand digits has no canonical encoding; pass encode=") from error
+        raise InvalidKey(
+            "an int key of several thousand digits has no canonical encoding; pass encode="
+        ) from error
 
 
 def _chain(elements: Iterable[object]) -> bytes:

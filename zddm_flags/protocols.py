@@ -31,6 +31,8 @@ __all__ = [
 K = TypeVar("K")
 V = TypeVar("V")
 K_contra = TypeVar("K_contra", contravariant=True)
+V_co = TypeVar("V_co", covariant=True)
+V_contra = TypeVar("V_contra", contravariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Page(Generic[K, V]):
 
 
 @runtime_checkable
-class StorageAdapter(Protocol[K, V]):
+class StorageAdapter(Protocol[K_contra, V]):
     """A store, seen as a map. Thread-safe, if the proxy is used from several threads.
 
     A value is never None. An error is raised, never returned as an absent key. Where a write certainly took
@@ -72,24 +74,24 @@ class StorageAdapter(Protocol[K, V]):
     The driver's own retries of writes should be off.
     """
 
-    def read(self, key: K) -> V | None:
+    def read(self, key: K_contra) -> V | None:
         """The value of `key`, or None where the store has none."""
         ...
 
-    def write(self, key: K, value: V) -> None:
+    def write(self, key: K_contra, value: V) -> None:
         """Insert or replace; committed and visible to every reader when it returns."""
         ...
 
 
 @runtime_checkable
-class AsyncStorageAdapter(Protocol[K, V]):
+class AsyncStorageAdapter(Protocol[K_contra, V]):
     """The asyncio twin of `StorageAdapter`."""
 
-    async def read(self, key: K) -> V | None:
+    async def read(self, key: K_contra) -> V | None:
         """The value of `key`, or None where the store has none."""
         ...
 
-    async def write(self, key: K, value: V) -> None:
+    async def write(self, key: K_contra, value: V) -> None:
         """Insert or replace; committed and visible to every reader when it returns."""
         ...
 
@@ -113,37 +115,37 @@ class AsyncSupportsDelete(Protocol[K_contra]):
 
 
 @runtime_checkable
-class SupportsReadMany(Protocol[K, V]):
+class SupportsReadMany(Protocol[K, V_co]):
     """A store that reads many keys in one call."""
 
-    def read_many(self, keys: Sequence[K]) -> Mapping[K, V]:
+    def read_many(self, keys: Sequence[K]) -> Mapping[K, V_co]:
         """The values of `keys`; absent keys are left out. The mapping's keys equal those asked for."""
         ...
 
 
 @runtime_checkable
-class AsyncSupportsReadMany(Protocol[K, V]):
+class AsyncSupportsReadMany(Protocol[K, V_co]):
     """The asyncio twin of `SupportsReadMany`."""
 
-    async def read_many(self, keys: Sequence[K]) -> Mapping[K, V]:
+    async def read_many(self, keys: Sequence[K]) -> Mapping[K, V_co]:
         """The values of `keys`; absent keys are left out. The mapping's keys equal those asked for."""
         ...
 
 
 @runtime_checkable
-class SupportsWriteMany(Protocol[K, V]):
+class SupportsWriteMany(Protocol[K, V_contra]):
     """A store that writes many keys in one call."""
 
-    def write_many(self, items: Mapping[K, V]) -> None:
+    def write_many(self, items: Mapping[K, V_contra]) -> None:
         """Insert or replace each. Where it raises anything but `NotApplied`, some may have been written."""
         ...
 
 
 @runtime_checkable
-class AsyncSupportsWriteMany(Protocol[K, V]):
+class AsyncSupportsWriteMany(Protocol[K, V_contra]):
     """The asyncio twin of `SupportsWriteMany`."""
 
-    async def write_many(self, items: Mapping[K, V]) -> None:
+    async def write_many(self, items: Mapping[K, V_contra]) -> None:
         """Insert or replace each. Where it raises anything but `NotApplied`, some may have been written."""
         ...
 
@@ -178,7 +180,7 @@ class Scannable(Protocol[K, V]):
         ...
 
     def partitions(self, count: int) -> Sequence[tuple[str | None, str | None]]:
-        """At most `count` ranges (after the first cursor, up to and with the second) that cover the store once."""
+        """At most `count` ranges, after one cursor up to and with another, that cover the store once."""
         ...
 
 
@@ -191,7 +193,7 @@ class AsyncScannable(Protocol[K, V]):
         ...
 
     async def partitions(self, count: int) -> Sequence[tuple[str | None, str | None]]:
-        """At most `count` ranges (after the first cursor, up to and with the second) that cover the store once."""
+        """At most `count` ranges, after one cursor up to and with another, that cover the store once."""
         ...
 
 

@@ -1,0 +1,147 @@
+"""The instruments of DESIGN's section 8: one set per meter provider, fed by every migration of the process."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
+
+from zddm_telemetry.counts import Counts
+
+__all__ = ["Gauges", "Instruments", "instruments_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What a migration's gauges show: the rates wanted, the widest rate ever open, and the stale keys."""
+
+    read_rate: float
+    write_rate: float
+    opened: float
+    stale_keys: int | None
+
+
+@dataclass(slots=True)
+class _Migration:
+    name: str
+    counts: Counts
+    gauges: weakref.WeakMethod[Callable[[], Gauges]]
+
+
+class Instruments:
+    """Instruments on one meter provider. Observable ones read the counts, so that counting costs no SDK call."""
+
+    def __init__(self, provider: MeterProvider | None, version: str) -> None:
+        meter = get_meter("zddm", version, provider)
+        self._lock = threading.Lock()
+        self._migrations: list[_Migration] = []
+        self._retired: dict[str, Counts] = {}
+        self.duration = meter.create_histogram(
+            "zddm.store.operation.duration",
+            "s",
+            "Time of one call to a store, by store, operation and outcome",
+        )
+        meter.create_observable_counter(
+            "zddm.operations", [self._operations], "{key}", "Keys read, written and deleted, by path"
+        )
+        meter.create_observable_counter(
+            "zddm.store.operations", [self._calls], "{key}", "Keys asked of a store, by store and operation"
+        )
+        meter.create_observable_counter(
+            "zddm.copies", [self._copies], "{key}", "Keys whose value a read copied from Old into New"
+        )
+        meter.create_observable_gauge(
+            "zddm.gate.rate", [self._rates], "1", "Rate wanted by the rollout, for reads and for writes"
+        )
+        meter.create_observable_gauge(
+            "zddm.ledger.opened", [self._opened], "1", "Largest rate at which New was ever used"
+        )
+        meter.create_observable_gauge(
+            "zddm.ledger.stale_keys",
+            [self._stale_keys],
+            "{key}",
+            "Keys of New that are not trusted, as last seen",
+        )
+
+    def add(self, owner: object, name: str, counts: Counts, gauges: Callable[[], Gauges]) -> None:
+        """Show `counts` and `gauges` (a bound method of `owner`) until `owner` is gone; its counts stay."""
+        migration = _Migration(name, counts, weakref.WeakMethod(gauges))
+        with self._lock:
+            self._migrations.append(migration)
+        weakref.finalize(owner, self._retire, migration).atexit = False
+
+    def _retire(self, migration: _Migration) -> None:
+        with self._lock:
+            self._migrations.remove(migration)
+            self._retired.setdefault(migration.name, Counts()).merge(migration.counts)
+
+    def _totals(self) -> dict[str, Counts]:
+        totals: dict[str, Counts] = {}
+        with self._lock:
+            for name, counts in self._retired.items():
+                totals.setdefault(name, Counts()).merge(counts)
+            for migration in self._migrations:
+                totals.setdefault(migration.name, Counts()).merge(migration.counts.snapshot())
+        return totals
+
+    def _live(self) -> Iterator[tuple[str, Gauges]]:
+        with self._lock:
+            migrations = list(self._migrations)
+        for migration in migrations:
+            gauges = migration.gauges()
+            if gauges is not None:
+                yield migration.name, gauges()
+
+    def _operations(self, _: CallbackOptions) -> Iterable[Observation]:
+        for name, counts in self._totals().items():
+            for (operation, path), number in counts.operations.items():
+                yield Observation(number, {"zddm.migration": name, "zddm.operation": operation, "zddm.path": path})
+
+    def _calls(self, _: CallbackOptions) -> Iterable[Observation]:
+        for name, counts in self._totals().items():
+            for (store, operation), number in counts.calls.items():
+                yield Observation(
+                    number, {"zddm.migration": name, "zddm.store": store, "zddm.operation": operation}
+                )
+
+    def _copies(self, _: CallbackOptions) -> Iterable[Observation]:
+        for name, counts in self._totals().items():
+            yield Observation(counts.copies, {"zddm.migration": name})
+
+    def _rates(self, _: CallbackOptions) -> Iterable[Observation]:
+        for name, gauges in self._live():
+            yield Observation(gauges.read_rate, {"zddm.migration": name, "zddm.operation": "read"})
+            yield Observation(gauges.write_rate, {"zddm.migration": name, "zddm.operation": "write"})
+
+    def _opened(self, _: CallbackOptions) -> Iterable[Observation]:
+        for name, gauges in self._live():
+            yield Observation(gauges.opened, {"zddm.migration": name})
+
+    def _stale_keys(self, _: CallbackOptions) -> Iterable[Observation]:
+        totals: Counter[str] = Counter()
+        for name, gauges in self._live():
+            if gauges.stale_keys is not None:
+                totals[name] = max(totals[name], gauges.stale_keys)
+        for name, number in totals.items():
+            yield Observation(number, {"zddm.migration": name})
+
+
+_lock = threading.Lock()
+_by_provider: weakref.WeakKeyDictionary[MeterProvider, Instruments] = weakref.WeakKeyDictionary()
+_global: list[Instruments] = []
+
+
+def instruments_of(provider: MeterProvider | None, version: str) -> Instruments:
+    """The one set of instruments on `provider`; None is the global one, set up before or after this call."""
+    with _lock:
+        if provider is None:
+            if not _global:
+                _global.append(Instruments(None, version))
+            return _global[0]
+        if provider not in _by_provider:
+            _by_provider[provider] = Instruments(provider, version)
+        return _by_provider[provider]

@@ -1,0 +1,1 @@
+"""The migration's logic. `zddm_flags/_sync` is generated from `zddm_flags/_async`."""

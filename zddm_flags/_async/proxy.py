@@ -1,0 +1,720 @@
+"""The proxy: what the application calls instead of its store.
+
+The protocol is DESIGN's section 5. The invariant that every line below serves: *a clean key's value in New, if
+there is one, equals Old's*. A key is dirty from `begin` to `end`, so New is not read meanwhile; `end` clears it
+only if its token was alone all that time and New was written, or was never opened for the key.
+
+What must not happen to a token: it is ended or withdrawn only while none of its calls to a store can still take
+effect. A call that raised or was cancelled can (H4, H5), so its token stays until it is reaped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Generic, Literal, NamedTuple, Protocol, Self, TypeVar
+
+from zddm_flags._async._world import DefaultLedger
+from zddm_flags._async.store import AsyncStore
+from zddm_flags._fork import after_fork_in_child
+from zddm_flags.deadline import Deadline, DeadlinePassed
+from zddm_flags.errors import (
+    LedgerMismatch,
+    LedgerUnavailable,
+    NotApplied,
+    OperationTimedOut,
+    ProxyClosed,
+    Unsupported,
+)
+from zddm_flags.gate import TrafficGate
+from zddm_flags.hashing import passes
+from zddm_flags.ledger import AsyncLedger, AsyncMigrationLedger, CopyGrant, Grant, Opening
+from zddm_flags.protocols import AsyncStorageAdapter
+from zddm_flags.stats import ProxyStats
+from zddm_flags.tokens import new_token
+from zddm_telemetry import Gauges, MigrationTelemetry, OperationTelemetry, Telemetry
+
+__all__ = ["AsyncProxy"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class _Located(NamedTuple, Generic[K]):
+    """A key with its place: the hash that the gate compares, and its name in the ledger."""
+
+    hash: int
+    name: bytes
+    key: K
+
+
+class _Change(Protocol[K, V]):
+    """What a write or a delete does to a store, for one key or for many."""
+
+    operation: str
+
+    def possible(self, store: AsyncStore[K, V], /) -> bool:
+        """Whether the store can do it at all."""
+        ...
+
+    async def apply(self, store: AsyncStore[K, V], located: Sequence[_Located[K]], deadline: Deadline) -> None:
+        """Do it. Raises what the store raises, or DeadlinePassed."""
+        ...
+
+
+class _Write(Generic[K, V]):
+    operation = "write"
+
+    def __init__(self, values: Mapping[K, V]) -> None:
+        self._values = values
+
+    def possible(self, _: AsyncStore[K, V]) -> bool:
+        return True
+
+    async def apply(self, store: AsyncStore[K, V], located: Sequence[_Located[K]], deadline: Deadline) -> None:
+        if len(located) == 1:
+            await store.write(located[0].key, self._values[located[0].key])
+        else:
+            await store.write_many({each.key: self._values[each.key] for each in located}, deadline)
+
+
+class _Delete(Generic[K, V]):
+    operation = "delete"
+
+    def possible(self, store: AsyncStore[K, V]) -> bool:
+        return store.can_delete
+
+    async def apply(self, store: AsyncStore[K, V], located: Sequence[_Located[K]], deadline: Deadline) -> None:
+        await store.delete_many([each.key for each in located], deadline)
+
+
+class AsyncProxy(Generic[K, V]):
+    """Reads and writes of one kind of thing while it moves from `old` to `new`.
+
+    A value that is served from New always equals what Old holds at some moment during the read, provided that
+    every write goes through a proxy with the same ledger (the README lists the assumptions).
+
+    Args:
+        gate: which keys take part.
+        old: the authority. Every write goes here first, and its errors reach the caller unchanged.
+        new: where the keys move to. Its errors are reported by span, metric and log, never raised.
+        name: names the migration in the ledger, in spans, metrics and logs. Needed with a `ledger`.
+        ledger: which keys of New must not be trusted. None: in memory, for one process whose New starts empty
+            or verified.
+        max_operation_seconds: an operation that could not write Old within this time raises
+            `OperationTimedOut`, and tokens older than this (and a margin) are reaped. Above 0.
+        max_call_seconds: how long one call to a store may take to have its effect, by the driver's time-outs.
+            No write is issued later than `max_operation_seconds` less this. None: a third of it.
+        on_ledger_error: `"strict"`: a write that cannot reach the ledger raises `LedgerUnavailable` before Old
+            is touched; a read goes to Old.
+        max_batch: keys that one step of a batch takes at a time, from 1.
+        telemetry: where spans and metrics go; None uses the global OpenTelemetry providers.
+        clock: monotonic seconds; for tests.
+        new_token: makes tokens; for tests.
+
+    Thread-safe if the adapters are (asyncio: for the tasks of one event loop). Enabled until `disable()`.
+    Close it, or use it as a context manager; the stores, the gate and the ledger remain the caller's to close.
+
+    Raises:
+        Unsupported: an adapter is of the wrong world or lacks read or write, or New's reads are not strong.
+        LedgerMismatch: the ledger knows this migration with another hasher or encoding.
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        gate: TrafficGate,
+        old: AsyncStorageAdapter[K, V],
+        new: AsyncStorageAdapter[K, V],
+        *,
+        name: str | None = None,
+        ledger: AsyncLedger | None = None,
+        max_operation_seconds: float = 30.0,
+        max_call_seconds: float | None = None,
+        on_ledger_error: Literal["strict"] = "strict",
+        max_batch: int = 500,
+        telemetry: Telemetry | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        new_token: Callable[[], bytes] = new_token,
+    ) -> None:
+        if max_call_seconds is None:
+            max_call_seconds = max_operation_seconds / 3
+        if not 0 < max_call_seconds < max_operation_seconds < float("inf"):
+            raise ValueError("0 < max_call_seconds < max_operation_seconds must hold, and both be finite")
+        if max_batch < 1:
+            raise ValueError("max_batch must be at least 1")
+        if on_ledger_error != "strict":
+            raise ValueError('on_ledger_error must be "strict"')
+        if name is None and ledger is not None:
+            raise ValueError("a migration with a ledger of its own needs a name=, which its rows are kept under")
+        self.name = name if name is not None else "default"
+        self._gate = gate
+        self._telemetry = MigrationTelemetry(telemetry or Telemetry(), self.name, gate.flag_key)
+        self._old = AsyncStore("old", old, self._telemetry)
+        self._new = AsyncStore("new", new, self._telemetry)
+        if not self._new.info.strong_reads:
+            raise Unsupported("new: its reads do not see every acknowledged write, so a read could be stale")
+        ledger = ledger if ledger is not None else DefaultLedger()
+        self._ledger: AsyncMigrationLedger = ledger.migration(self.name, gate.identity)
+        self._issue_seconds = max_operation_seconds - max_call_seconds
+        self._reap_age = max_operation_seconds * 1.1 + 1.0
+        self._reap_interval = max_operation_seconds / 4
+        self._next_reap = 0.0
+        self._max_batch = max_batch
+        self._clock = clock
+        self._new_token = new_token
+        self._opening = Opening(0.0, -1)
+        self._enabled = True
+        self._forked = False
+        self._fork_reported = False
+        self._closed = False
+        self._telemetry.show(self, self._gauges)
+        if not ledger.shared:
+            after_fork_in_child(self._after_fork)
+            self._telemetry.report(
+                "info",
+                "ledger_in_memory",
+                promise="for this process alone, from a New that is empty or verified",
+            )
+
+    # -- operations -------------------------------------------------------------------------------------------
+
+    async def read(self, key: K) -> V | None:
+        """The value of `key`, or None where neither store has one.
+
+        Raises:
+            InvalidKey: the key's type has no canonical encoding.
+            ProxyClosed: after `close()`.
+
+        Whatever Old raises passes through. An unreachable ledger or New never fails a read: Old serves it.
+        """
+        if self._closed:
+            raise self._closed_error()
+        with self._telemetry.operation("read") as operation:
+            key_hash, name = self._gate.locate(key)
+            why_old = self._why_not_read_new(key_hash)
+            if operation.recording:
+                operation.located(key, key_hash, self._gate.rate, why_old != "old")
+            if why_old is not None:
+                operation.path = why_old
+                return await self._old.read(key)
+            try:
+                dirty = await self._ledger.dirty((name,))  # acknowledged before New is asked (H9)
+            except Exception as error:
+                self._ledger_failed("dirty", error)
+                operation.path = "ledger_failed"
+                return await self._old.read(key)
+            if not dirty:
+                # A kill may have arrived while the ledger was asked.
+                why_old = self._why_not_read_new(key_hash)
+                if why_old is not None:
+                    operation.path = why_old
+                    return await self._old.read(key)
+                try:
+                    value = await self._new.read(key)
+                except Exception as error:
+                    self._new_failed("read", error)
+                    operation.path = "new_failed"
+                    return await self._old.read(key)
+                if value is not None:
+                    operation.path = "new_hit"
+                    return value
+            located = _Located(key_hash, name, key)
+            return (await self._read_old_and_copy([located], (), dirty, operation)).get(key)
+
+    async def read_many(self, keys: Iterable[K]) -> dict[K, V]:
+        """The values of `keys`; keys that are in neither store are left out.
+
+        Each key is read as `read` does it, with one call per step for up to `max_batch` keys; the batch is no
+        snapshot of several keys at one moment. Raises what `read` raises.
+        """
+        if self._closed:
+            raise self._closed_error()
+        found: dict[K, V] = {}
+        with self._telemetry.operation("read", batch=True) as operation:
+            located = self._locate(keys)
+            operation.batched(len(located), self._gate.rate)
+            for chunk in self._chunks(located):
+                await self._read_chunk(chunk, found, operation)
+        return found
+
+    async def write(self, key: K, value: V) -> None:
+        """Insert or replace `key`. When it returns, Old has the value.
+
+        Raises:
+            TypeError: the value is None; use `delete`.
+            InvalidKey: the key's type has no canonical encoding.
+            LedgerUnavailable: the ledger could not be reached; neither store was touched.
+            OperationTimedOut: the time ran out before Old was written; neither store was touched.
+            ProxyClosed: after `close()`.
+
+        Whatever Old raises passes through; such a write takes effect at most once, at any moment until
+        `max_operation_seconds` after it began, or never.
+        """
+        _check_value(value)
+        await self._change_one(key, _Write({key: value}))
+
+    async def write_many(self, items: Mapping[K, V]) -> None:
+        """Insert or replace each item, as `write` does it, with one call per step for up to `max_batch` keys.
+
+        Where it raises, some items may be written and others not. Raises what `write` raises; a value that is
+        None raises before anything is touched.
+        """
+        for value in items.values():
+            _check_value(value)
+        if self._closed:
+            raise self._closed_error()
+        with self._telemetry.operation("write", batch=True) as operation:
+            located = self._locate(items)
+            operation.batched(len(located), self._gate.rate)
+            for chunk in self._chunks(located):
+                await self._change(chunk, _Write(items), operation)
+
+    async def delete(self, key: K) -> None:
+        """Remove `key`; no error where it is absent. When it returns, Old does not have it.
+
+        Raises what `write` raises, and Unsupported, before anything is touched, where Old cannot delete. A New
+        that cannot delete keeps the key's old value: the key then stays stale and is served by Old.
+        """
+        if not self._old.can_delete:
+            raise Unsupported("old: its adapter has no delete()")
+        await self._change_one(key, _Delete())
+
+    # -- control ----------------------------------------------------------------------------------------------
+
+    def enable(self) -> None:
+        """Let New be used again after `disable()`. No I/O. What was written meanwhile is read from Old.
+
+        Raises:
+            LedgerUnavailable: in the child of a fork, whose in-memory ledger is a copy that sees nothing.
+        """
+        if self._forked:
+            raise LedgerUnavailable(_FORKED)
+        if not self._enabled:
+            self._enabled = True
+            self._telemetry.report("info", "proxy_enabled")
+
+    def disable(self) -> None:
+        """Stop using New in this process, at once: the local kill switch. No I/O.
+
+        Calls to New that are in flight finish; no further one begins. Writes go on marking their keys, so that
+        `enable()` serves nothing stale.
+        """
+        if self._enabled:
+            self._enabled = False
+            self._telemetry.report("warning", "proxy_disabled")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether New may be used by this proxy, as far as the local switch goes."""
+        return self._enabled
+
+    def stats(self) -> ProxyStats:
+        """What this proxy did so far, and the rates and the ledger as this process last saw them. No I/O."""
+        counts = self._telemetry.counts.snapshot()
+        summary = self._ledger.last_summary()
+        return ProxyStats(
+            operations=dict(counts.operations),
+            calls=dict(counts.calls),
+            copies=counts.copies,
+            rollout=self._gate.decision.rollout,
+            enabled=self._enabled,
+            opened=summary.opened,
+            stale_keys=summary.stale,
+            pending_tokens=summary.pending,
+        )
+
+    async def close(self) -> None:
+        """Take no more operations. Those in progress finish. Idempotent."""
+        self._closed = True
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace_back: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # -- reading ----------------------------------------------------------------------------------------------
+
+    async def _read_chunk(
+        self, chunk: Sequence[_Located[K]], found: dict[K, V], operation: OperationTelemetry
+    ) -> None:
+        """`read` for many keys; adds what it finds to `found`."""
+        from_old: list[_Located[K]] = []  # to be read from Old, and not copied
+        from_new = self._readable(chunk, from_old, operation)
+        dirty: Collection[bytes] = ()
+        if from_new:
+            try:
+                dirty = await self._ledger.dirty([each.name for each in from_new])
+            except Exception as error:
+                self._ledger_failed("dirty", error)
+                operation.count("ledger_failed", len(from_new))
+                from_old += from_new
+                from_new = []
+        dirty = set(dirty)
+        to_copy = [each for each in from_new if each.name in dirty]
+        clean = [each for each in from_new if each.name not in dirty]
+        clean = self._readable(clean, from_old, operation)
+        if clean:
+            try:
+                hits = await self._new.read_many([each.key for each in clean])
+            except Exception as error:
+                self._new_failed("read", error)
+                operation.count("new_failed", len(clean))
+                from_old += clean
+            else:
+                for each in clean:
+                    value = hits.get(each.key)
+                    if value is None:
+                        to_copy.append(each)
+                    else:
+                        found[each.key] = value
+                        operation.count("new_hit")
+        if to_copy or from_old:
+            to_copy.sort(key=_name)
+            found.update(await self._read_old_and_copy(to_copy, from_old, dirty, operation))
+
+    def _readable(
+        self, located: Sequence[_Located[K]], refused: list[_Located[K]], operation: OperationTelemetry
+    ) -> list[_Located[K]]:
+        """Those that may be read from New now; the others are counted and added to `refused`."""
+        readable: list[_Located[K]] = []
+        for each in located:
+            why_old = self._why_not_read_new(each.hash)
+            if why_old is None:
+                readable.append(each)
+            else:
+                operation.count(why_old)
+                refused.append(each)
+        return readable
+
+    async def _read_old_and_copy(
+        self,
+        wanted: Sequence[_Located[K]],
+        besides: Sequence[_Located[K]],
+        dirty: Collection[bytes],
+        operation: OperationTelemetry,
+    ) -> dict[K, V]:
+        """Read `wanted` and `besides` from Old, and bring what may be copied of `wanted` into New.
+
+        `dirty` are those that the ledger called dirty. A failure of the copy never fails the read.
+        """
+        if dirty:
+            await self._reap_if_due()
+        deadline = Deadline(self._clock, self._issue_seconds)
+        token = self._new_token()
+        grant = await self._begin_copy(wanted, token)
+        granted = [each for each in wanted if grant is not None and each.name in grant.granted]
+        try:
+            values = await self._read_old([*wanted, *besides])
+        except GeneratorExit:
+            raise  # the coroutine is being closed and can await nothing: the token is left to the reaper
+        except BaseException:
+            await self._withdraw(granted, token)  # a read has no effect that could come late
+            raise
+        paths: dict[bytes, str] = {}
+        if grant is not None and granted:
+            paths = await self._copy(granted, values, grant, token, deadline)
+        elif grant is None and self._old.info.strong_reads:
+            paths = {each.name: "ledger_failed" for each in wanted}
+        for each in wanted:
+            pending = grant is not None or each.name in dirty
+            operation.count(paths.get(each.name) or ("dirty" if pending else "miss"))
+        return values
+
+    async def _read_old(self, located: Sequence[_Located[K]]) -> dict[K, V]:
+        if len(located) == 1:
+            value = await self._old.read(located[0].key)
+            return {} if value is None else {located[0].key: value}
+        found = await self._old.read_many([each.key for each in located])
+        return {each.key: value for each in located if (value := found.get(each.key)) is not None}
+
+    async def _begin_copy(self, wanted: Sequence[_Located[K]], token: bytes) -> CopyGrant | None:
+        """Ask for the right to copy. None: no copy, because the ledger failed or Old's reads may lag (H18).
+
+        Not retried: after an unknown outcome the key is read from Old, and the token, if any, is reaped.
+        """
+        if not wanted or not self._old.info.strong_reads:
+            return None
+        try:
+            return await self._ledger.begin_copy([each.name for each in wanted], token)
+        except Exception as error:
+            self._ledger_failed("begin_copy", error)
+            return None
+
+    async def _copy(
+        self,
+        granted: Sequence[_Located[K]],
+        values: Mapping[K, V],
+        grant: CopyGrant,
+        token: bytes,
+        deadline: Deadline,
+    ) -> dict[bytes, str]:
+        """Make New hold what Old held; returns the path of each granted key."""
+        try:
+            admitted, why_not = await self._admitted(granted, grant)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            await self._withdraw(granted, token)  # New was not touched
+            raise
+        if deadline.passed:
+            admitted, why_not = [], "new_failed"
+        paths = {each.name: why_not for each in granted}
+        names = {each.name for each in admitted}
+        await self._withdraw([each for each in granted if each.name not in names], token)
+        present = [each for each in admitted if each.key in values]
+        absent = [each for each in admitted if each.key not in values]
+        # Absence is never cached (H10). A stale key that Old lacks is deleted even if New missed it a moment
+        # ago (H3); where the key is not stale New has nothing to delete.
+        gone = [each for each in absent if each.name in grant.stale]
+        outcomes: dict[bytes, bool | None] = {each.name: True for each in absent}
+        paths.update((each.name, "miss") for each in absent)
+        if present:
+            done = await self._apply_to_new(_Write(values), present, deadline)
+            outcomes.update((each.name, done) for each in present)
+            paths.update((each.name, "copied" if done else "new_failed") for each in present)
+            if done:
+                self._telemetry.counts.add_copies(len(present))
+        if gone:
+            done = await self._apply_to_new(_Delete(), gone, deadline)
+            outcomes.update((each.name, done) for each in gone)
+        await self._end(outcomes, token)
+        return paths
+
+    # -- changing ---------------------------------------------------------------------------------------------
+
+    async def _change_one(self, key: K, change: _Change[K, V]) -> None:
+        if self._closed:
+            raise self._closed_error()
+        with self._telemetry.operation(change.operation) as operation:
+            key_hash, name = self._gate.locate(key)
+            if operation.recording:
+                decision = self._gate.decision
+                operation.located(key, key_hash, decision.rollout.write, key_hash < decision.write_below)
+            await self._change([_Located(key_hash, name, key)], change, operation)
+
+    async def _change(
+        self, located: Sequence[_Located[K]], change: _Change[K, V], operation: OperationTelemetry
+    ) -> None:
+        """Begin -> Old -> New, where the gate, read again, admits the key -> end."""
+        deadline = Deadline(self._clock, self._issue_seconds)  # the clock starts before begin is sent
+        token = self._new_token()
+        grant = await self._begin(located, token, operation)
+        if deadline.passed:
+            await self._withdraw(located, token)
+            raise OperationTimedOut(
+                "the ledger took too long: max_operation_seconds less max_call_seconds passed before Old was "
+                "written; neither store was changed"
+            )
+        # Any other error leaves the token: Old may have been written, or may yet be (H4).
+        try:
+            await change.apply(self._old, located, deadline)
+        except NotApplied as error:
+            await self._end(self._outcomes(located, (), grant), token)
+            raise error.__cause__ or error from None
+        except DeadlinePassed:
+            raise OperationTimedOut(
+                "max_operation_seconds less max_call_seconds passed in the middle of a batch; some of it may "
+                "have been written to Old"
+            ) from None
+        try:
+            admitted, why_not = await self._admitted(located, grant)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            # Old is written, New is not.
+            await self._end(dict.fromkeys((each.name for each in located), False), token)
+            raise
+        if deadline.passed:
+            # Old has the value, so the caller's change is done; the reaper makes the keys stale.
+            self._telemetry.report_limited("operation_out_of_time", operation=change.operation)
+            operation.count("new_failed", len(located))
+            operation.stale_marked = True
+            return
+        operation.count(why_not, len(located) - len(admitted))
+        done: bool | None = None
+        if admitted:
+            done = await self._apply_to_new(change, admitted, deadline)
+            operation.count("both" if done else "new_failed", len(admitted))
+        outcomes = self._outcomes(located, admitted if done else (), grant)
+        if done is None:
+            outcomes.update((each.name, None) for each in admitted)
+        operation.stale_marked = bool(grant.contended) or not all(outcomes.values())
+        await self._end(outcomes, token)
+        if grant.contended:
+            await self._reap_if_due()
+
+    async def _begin(self, located: Sequence[_Located[K]], token: bytes, operation: OperationTelemetry) -> Grant:
+        """Take the token that makes the keys dirty; raises LedgerUnavailable before a store is touched."""
+        try:
+            return await self._ledger.begin([each.name for each in located], token)
+        except LedgerMismatch:
+            raise
+        except Exception as error:
+            operation.count("ledger_failed", len(located))
+            self._ledger_failed("begin", error)
+            raise LedgerUnavailable(
+                f"the ledger of migration {self.name!r} could not be reached; neither store was changed"
+            ) from error
+
+    def _outcomes(
+        self, located: Iterable[_Located[K]], written: Collection[_Located[K]], grant: Grant
+    ) -> dict[bytes, bool | None]:
+        """Whether each key may end clean: New was written, or was never opened for the key.
+
+        `opened` must be the one that `begin` returned: what the process knew before may be out of date.
+        """
+        names = {each.name for each in written}
+        return {each.name: each.name in names or not passes(each.hash, grant.opened) for each in located}
+
+    # -- both -------------------------------------------------------------------------------------------------
+
+    async def _admitted(
+        self, located: Sequence[_Located[K]], grant: Grant | CopyGrant
+    ) -> tuple[list[_Located[K]], str]:
+        """Those that may be written to New now, and the path of the others.
+
+        The gate is read again, now, so that a kill holds at once. Before the first write at a rate above the
+        `opened` that this process knows of this epoch, the ledger is told and has acknowledged.
+        """
+        while True:
+            if not self._enabled:
+                return [], "disabled"
+            decision = self._gate.decision
+            admitted = [each for each in located if each.hash < decision.write_below]
+            rate = decision.rollout.write
+            known = self._opening
+            opened = max(grant.opened, known.opened) if known.epoch == grant.epoch else grant.opened
+            if not admitted or rate <= opened:
+                return admitted, "old"
+            try:
+                self._opening = await self._ledger.open_to(rate)
+            except Exception as error:
+                self._ledger_failed("open_to", error)
+                return [], "ledger_failed"
+            self._telemetry.report("info", "opened_wider", opened=self._opening.opened, before=opened)
+
+    async def _apply_to_new(
+        self, change: _Change[K, V], located: Sequence[_Located[K]], deadline: Deadline
+    ) -> bool | None:
+        """Change New. True: done; False: certainly not done; None: unknown, so the tokens must be left."""
+        if not change.possible(self._new):
+            return False
+        if deadline.passed:
+            return False
+        try:
+            await change.apply(self._new, located, deadline)
+        except NotApplied as error:
+            self._new_failed(change.operation, error.__cause__ or error)
+            return False
+        except Exception as error:
+            self._new_failed(change.operation, error)
+            return None
+        return True
+
+    async def _end(self, outcomes: Mapping[bytes, bool | None], token: bytes) -> None:
+        """End the token on each key whose outcome is known; None leaves it there (H4, H5).
+
+        Where the ledger fails the token stays pending, which is safe: the reaper makes the keys stale.
+        """
+        known = {name: ok for name, ok in outcomes.items() if ok is not None}
+        if not known:
+            return
+        try:
+            await self._ledger.end(known, token)
+        except Exception as error:
+            self._ledger_failed("end", error)
+
+    async def _withdraw(self, located: Sequence[_Located[K]], token: bytes) -> None:
+        """Take the token back, as if it had never been; only where no store was written."""
+        if not located:
+            return
+        try:
+            await self._ledger.withdraw([each.name for each in located], token)
+        except Exception as error:
+            self._ledger_failed("withdraw", error)
+
+    async def _reap_if_due(self) -> None:
+        """Reap, at most once in a quarter of `max_operation_seconds`, when a key was found dirty."""
+        now = self._clock()
+        if now < self._next_reap:
+            return
+        self._next_reap = now + self._reap_interval
+        try:
+            reaped = await self._ledger.reap(self._reap_age)
+        except Exception as error:
+            self._ledger_failed("reap", error)
+            return
+        if reaped:
+            self._telemetry.report("warning", "tokens_reaped", tokens=reaped)
+
+    def _why_not_read_new(self, key_hash: int) -> Literal["disabled", "old"] | None:
+        """None where the key may be read from New now, else the path that the read takes instead."""
+        if not self._enabled:
+            if self._forked:
+                self._report_fork()
+            return "disabled"
+        decision = self._gate.decision
+        if key_hash < decision.read_below:
+            return None
+        if decision.alarm is not None:
+            decision.alarm()
+        return "old"
+
+    def _locate(self, keys: Iterable[K]) -> list[_Located[K]]:
+        """The distinct keys in canonical order, so that no two batches wait for each other in a circle."""
+        by_name: dict[bytes, _Located[K]] = {}
+        for key in keys:
+            key_hash, name = self._gate.locate(key)
+            by_name[name] = _Located(key_hash, name, key)
+        return sorted(by_name.values(), key=_name)
+
+    def _chunks(self, located: Sequence[_Located[K]]) -> Iterator[Sequence[_Located[K]]]:
+        for start in range(0, len(located), self._max_batch):
+            yield located[start : start + self._max_batch]
+
+    # -- reports ----------------------------------------------------------------------------------------------
+
+    def _new_failed(self, operation: str, error: BaseException) -> None:
+        self._telemetry.report_limited("new_failed", operation=operation, error=type(error).__name__)
+
+    def _ledger_failed(self, call: str, error: BaseException) -> None:
+        self._telemetry.report_limited("ledger_failed", call=call, error=type(error).__name__)
+
+    def _closed_error(self) -> ProxyClosed:
+        return ProxyClosed(f"the proxy of migration {self.name!r} is closed")
+
+    def _gauges(self) -> Gauges:
+        stats = self._ledger.last_summary()
+        return Gauges(self._gate.rate, self._gate.write_rate, stats.opened, stats.stale)
+
+    def _after_fork(self) -> None:
+        # The child has a copy of the in-memory ledger that sees none of the parent's writes.
+        self._telemetry.after_fork()
+        self._enabled = False
+        self._forked = True
+        self._fork_reported = False
+
+    def _report_fork(self) -> None:
+        if not self._fork_reported:
+            self._fork_reported = True
+            self._telemetry.report("error", "proxy_disabled_by_fork", advice=_FORKED)
+
+
+_FORKED = (
+    "this process was forked with an in-memory ledger, which sees no other process, so New is not used here: "
+    "make the proxy after the fork, and give processes that serve together one shared ledger"
+)
+
+
+def _name(located: _Located[K]) -> bytes:
+    return located.name
+
+
+def _check_value(value: object) -> None:
+    if value is None:
+        raise TypeError("a value is never None, which means absent; use delete() to remove a key")

@@ -1,0 +1,439 @@
+"""The ledger: which keys of New must not be trusted, and how far the gate was ever open.
+
+Per key, only while it is dirty: the pending tokens, *stale* and *contended*. A key without an entry is clean,
+so a ledger's size is what is in flight plus what is stale, never the number of keys.
+
+`LedgerTable` is the state machine, with no I/O, no lock and no clock of its own; `InMemoryLedger` puts a lock
+around it. A ledger on a server does the same steps in its own language, each call atomically.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from zddm_flags._fork import after_fork_in_child
+from zddm_flags.errors import LedgerMismatch
+
+__all__ = [
+    "AsyncInMemoryLedger",
+    "AsyncLedger",
+    "AsyncMigrationLedger",
+    "CopyGrant",
+    "Grant",
+    "InMemoryLedger",
+    "Ledger",
+    "LedgerSummary",
+    "LedgerTable",
+    "MigrationLedger",
+    "Opening",
+]
+
+
+class Opening(NamedTuple):
+    """The largest rate at which New was ever used, and the epoch in which that holds."""
+
+    opened: float
+    epoch: int
+
+
+class Grant(NamedTuple):
+    """The answer to `begin`."""
+
+    contended: frozenset[bytes]
+    """Keys on which other tokens were pending: they end stale."""
+    opened: float
+    """The largest rate at which New was ever used, as `begin` found it."""
+    epoch: int
+
+
+class CopyGrant(NamedTuple):
+    """The answer to `begin_copy`."""
+
+    granted: frozenset[bytes]
+    """Keys that may be copied: no token was pending on them."""
+    stale: frozenset[bytes]
+    """Those of the granted keys that were stale."""
+    opened: float
+    epoch: int
+
+
+class LedgerSummary(NamedTuple):
+    """How much a migration's ledger holds."""
+
+    stale: int
+    """Keys that are stale."""
+    pending: int
+    """Tokens of writes and copies in progress, or never ended."""
+    oldest_pending_seconds: float | None
+    """Age of the oldest token by the ledger's clock; None where there is none."""
+    opened: float
+    epoch: int
+
+
+class MigrationLedger(Protocol):
+    """The rows of one migration. Every call is atomic and, when it returns, durable as far as the ledger is.
+
+    `keys` are distinct. A call that raises may have taken effect. Thread-safe.
+    """
+
+    def begin(self, keys: Sequence[bytes], token: bytes) -> Grant:
+        """Make `token` pending on each key; where other tokens are pending, mark the key contended."""
+        ...
+
+    def begin_copy(self, keys: Sequence[bytes], token: bytes) -> CopyGrant:
+        """Make `token` pending on each key on which no token is."""
+        ...
+
+    def end(self, outcomes: Mapping[bytes, bool], token: bytes) -> None:
+        """Remove `token` from each key; mark it stale if it is contended or its outcome is False, else clean.
+
+        Where the token is not pending, nothing changes: it was reaped, and the key is stale for a reason.
+        """
+        ...
+
+    def withdraw(self, keys: Collection[bytes], token: bytes) -> None:
+        """Remove `token` from each key and leave *stale* as it was."""
+        ...
+
+    def dirty(self, keys: Collection[bytes]) -> Collection[bytes]:
+        """Those of `keys` that are pending or stale."""
+        ...
+
+    def open_to(self, rate: float) -> Opening:
+        """Raise `opened` to `rate`, if it is below."""
+        ...
+
+    def reap(self, age_seconds: float, limit: int = 1000) -> int:
+        """Remove at most `limit` tokens older than this by the ledger's clock; their keys become stale.
+
+        Returns how many were removed.
+        """
+        ...
+
+    def summary(self) -> LedgerSummary:
+        """How much the ledger holds of this migration."""
+        ...
+
+    def last_summary(self) -> LedgerSummary:
+        """The same, as last seen by this process. No I/O, for blocking and asyncio ledgers alike."""
+        ...
+
+
+class AsyncMigrationLedger(Protocol):
+    """The asyncio twin of `MigrationLedger`."""
+
+    async def begin(self, keys: Sequence[bytes], token: bytes) -> Grant:
+        """See `MigrationLedger.begin`."""
+        ...
+
+    async def begin_copy(self, keys: Sequence[bytes], token: bytes) -> CopyGrant:
+        """See `MigrationLedger.begin_copy`."""
+        ...
+
+    async def end(self, outcomes: Mapping[bytes, bool], token: bytes) -> None:
+        """See `MigrationLedger.end`."""
+        ...
+
+    async def withdraw(self, keys: Collection[bytes], token: bytes) -> None:
+        """See `MigrationLedger.withdraw`."""
+        ...
+
+    async def dirty(self, keys: Collection[bytes]) -> Collection[bytes]:
+        """See `MigrationLedger.dirty`."""
+        ...
+
+    async def open_to(self, rate: float) -> Opening:
+        """See `MigrationLedger.open_to`."""
+        ...
+
+    async def reap(self, age_seconds: float, limit: int = 1000) -> int:
+        """See `MigrationLedger.reap`."""
+        ...
+
+    async def summary(self) -> LedgerSummary:
+        """See `MigrationLedger.summary`."""
+        ...
+
+    def last_summary(self) -> LedgerSummary:
+        """See `MigrationLedger.last_summary`."""
+        ...
+
+
+class Ledger(Protocol):
+    """Holds the rows of any number of migrations."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes see the same rows, so that it outlives this one."""
+        ...
+
+    def migration(self, name: str, identity: str) -> MigrationLedger:
+        """The rows of the migration `name`, whose gate has this `identity` (hasher and encoding). No I/O.
+
+        Raises, now or at the first call: LedgerMismatch, where the rows were written under another identity.
+        """
+        ...
+
+
+class AsyncLedger(Protocol):
+    """The asyncio twin of `Ledger`."""
+
+    @property
+    def shared(self) -> bool:
+        """See `Ledger.shared`."""
+        ...
+
+    def migration(self, name: str, identity: str) -> AsyncMigrationLedger:
+        """See `Ledger.migration`."""
+        ...
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A dirty key. There is an entry only while a token is pending or the key is stale."""
+
+    pending: set[bytes] = field(default_factory=set)
+    stale: bool = False
+    contended: bool = False
+
+
+class LedgerTable:
+    """One migration's ledger as a state machine. Not thread-safe; `now` is the caller's clock in seconds."""
+
+    def __init__(self) -> None:
+        self.opened = 0.0
+        self.epoch = 0
+        self._entries: dict[bytes, _Entry] = {}
+        self._tokens: dict[bytes, tuple[float, set[bytes]]] = {}  # oldest first
+        self._stale = 0
+
+    def begin(self, keys: Iterable[bytes], token: bytes, now: float) -> Grant:
+        """See `MigrationLedger.begin`."""
+        contended: list[bytes] = []
+        for key in keys:
+            entry = self._entries.setdefault(key, _Entry())
+            if entry.pending:
+                entry.contended = True
+                contended.append(key)
+            self._add(entry, key, token, now)
+        return Grant(frozenset(contended), self.opened, self.epoch)
+
+    def begin_copy(self, keys: Iterable[bytes], token: bytes, now: float) -> CopyGrant:
+        """See `MigrationLedger.begin_copy`."""
+        granted: list[bytes] = []
+        stale: list[bytes] = []
+        for key in keys:
+            entry = self._entries.setdefault(key, _Entry())
+            if entry.pending:
+                continue
+            self._add(entry, key, token, now)
+            granted.append(key)
+            if entry.stale:
+                stale.append(key)
+        return CopyGrant(frozenset(granted), frozenset(stale), self.opened, self.epoch)
+
+    def _add(self, entry: _Entry, key: bytes, token: bytes, now: float) -> None:
+        entry.pending.add(token)
+        self._tokens.setdefault(token, (now, set()))[1].add(key)
+
+    def end(self, outcomes: Mapping[bytes, bool], token: bytes) -> None:
+        """See `MigrationLedger.end`."""
+        for key, ok in outcomes.items():
+            entry = self._entries.get(key)
+            if entry is not None and token in entry.pending:
+                self._remove(entry, key, token, stale=entry.contended or not ok)
+
+    def withdraw(self, keys: Iterable[bytes], token: bytes) -> None:
+        """See `MigrationLedger.withdraw`."""
+        for key in keys:
+            entry = self._entries.get(key)
+            if entry is not None and token in entry.pending:
+                self._remove(entry, key, token, stale=entry.stale)
+
+    def _remove(self, entry: _Entry, key: bytes, token: bytes, *, stale: bool) -> None:
+        entry.pending.remove(token)
+        keys = self._tokens[token][1]
+        keys.remove(key)
+        if not keys:
+            del self._tokens[token]
+        self._stale += stale - entry.stale
+        entry.stale = stale
+        if not entry.pending:
+            entry.contended = False
+            if not stale:
+                del self._entries[key]
+
+    def dirty(self, keys: Iterable[bytes]) -> Collection[bytes]:
+        """See `MigrationLedger.dirty`."""
+        entries = self._entries
+        return [key for key in keys if key in entries]
+
+    def open_to(self, rate: float) -> Opening:
+        """See `MigrationLedger.open_to`."""
+        self.opened = max(self.opened, rate)
+        return Opening(self.opened, self.epoch)
+
+    def reap(self, begun_before: float, limit: int) -> int:
+        """Reap at most `limit` tokens whose `begin` came before this moment."""
+        old: list[bytes] = []
+        for token, (begun, _) in self._tokens.items():
+            if begun >= begun_before or len(old) >= limit:
+                break
+            old.append(token)
+        for token in old:
+            for key in sorted(self._tokens[token][1]):
+                self._remove(self._entries[key], key, token, stale=True)
+        return len(old)
+
+    def summary(self, now: float) -> LedgerSummary:
+        """See `MigrationLedger.summary`."""
+        oldest = next((begun for begun, _ in self._tokens.values()), None)
+        age = None if oldest is None else max(0.0, now - oldest)
+        return LedgerSummary(self._stale, len(self._tokens), age, self.opened, self.epoch)
+
+    def fingerprint(self) -> object:
+        """The whole state but for the tokens' ages, hashable: what an explorer remembers of it."""
+        entries = frozenset(
+            (key, frozenset(entry.pending), entry.stale, entry.contended) for key, entry in self._entries.items()
+        )
+        return entries, self.opened, self.epoch
+
+
+class _InMemoryMigration:
+    """One migration's rows in memory: a `LedgerTable` behind a lock that is held for microseconds."""
+
+    def __init__(self, identity: str, clock: Callable[[], float]) -> None:
+        self.identity = identity
+        self._clock = clock
+        self._table = LedgerTable()
+        self._lock = threading.Lock()
+
+    def begin(self, keys: Sequence[bytes], token: bytes) -> Grant:
+        with self._lock:
+            return self._table.begin(keys, token, self._clock())
+
+    def begin_copy(self, keys: Sequence[bytes], token: bytes) -> CopyGrant:
+        with self._lock:
+            return self._table.begin_copy(keys, token, self._clock())
+
+    def end(self, outcomes: Mapping[bytes, bool], token: bytes) -> None:
+        with self._lock:
+            self._table.end(outcomes, token)
+
+    def withdraw(self, keys: Collection[bytes], token: bytes) -> None:
+        with self._lock:
+            self._table.withdraw(keys, token)
+
+    def dirty(self, keys: Collection[bytes]) -> Collection[bytes]:
+        # No lock: whether a key has an entry is one atomic look into a dict, and each key stands for itself.
+        return self._table.dirty(keys)
+
+    def open_to(self, rate: float) -> Opening:
+        with self._lock:
+            return self._table.open_to(rate)
+
+    def reap(self, age_seconds: float, limit: int = 1000) -> int:
+        with self._lock:
+            return self._table.reap(self._clock() - age_seconds, limit)
+
+    def summary(self) -> LedgerSummary:
+        with self._lock:
+            return self._table.summary(self._clock())
+
+    last_summary = summary
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+
+
+class InMemoryLedger:
+    """The ledger of a single process whose New starts empty or verified: the default.
+
+    It is lost when the process ends and is seen by no other process, so its promise ends there as well.
+    Share one instance between the proxies that write to the same stores. In the child of a fork a proxy with
+    this ledger is disabled. Thread-safe.
+
+    Args:
+        clock: seconds from any start, never running backwards; for tests.
+    """
+
+    shared = False
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._migrations: dict[str, _InMemoryMigration] = {}
+        after_fork_in_child(self._after_fork)
+
+    def migration(self, name: str, identity: str) -> MigrationLedger:
+        """The rows of the migration `name`.
+
+        Raises:
+            LedgerMismatch: another proxy uses the name with another hasher or encoding.
+        """
+        with self._lock:
+            rows = self._migrations.setdefault(name, _InMemoryMigration(identity, self._clock))
+        if rows.identity != identity:
+            raise LedgerMismatch(
+                f"migration {name!r} was begun with hasher {rows.identity!r}, this gate has {identity!r}: "
+                "use the same hasher and encoding in every gate of a migration, or give this one its own name"
+            )
+        return rows
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        for rows in self._migrations.values():
+            rows.after_fork()
+
+
+class _AsyncInMemoryMigration:
+    """The same rows, awaited. No call ever waits, so each is one step of the event loop."""
+
+    def __init__(self, rows: MigrationLedger) -> None:
+        self._rows = rows
+        self.last_summary = rows.last_summary
+
+    async def begin(self, keys: Sequence[bytes], token: bytes) -> Grant:
+        return self._rows.begin(keys, token)
+
+    async def begin_copy(self, keys: Sequence[bytes], token: bytes) -> CopyGrant:
+        return self._rows.begin_copy(keys, token)
+
+    async def end(self, outcomes: Mapping[bytes, bool], token: bytes) -> None:
+        self._rows.end(outcomes, token)
+
+    async def withdraw(self, keys: Collection[bytes], token: bytes) -> None:
+        self._rows.withdraw(keys, token)
+
+    async def dirty(self, keys: Collection[bytes]) -> Collection[bytes]:
+        return self._rows.dirty(keys)
+
+    async def open_to(self, rate: float) -> Opening:
+        return self._rows.open_to(rate)
+
+    async def reap(self, age_seconds: float, limit: int = 1000) -> int:
+        return self._rows.reap(age_seconds, limit)
+
+    async def summary(self) -> LedgerSummary:
+        return self._rows.summary()
+
+
+class AsyncInMemoryLedger:
+    """The asyncio twin of `InMemoryLedger`.
+
+    Args:
+        ledger: an `InMemoryLedger` to share with blocking proxies of this process; None makes a new one.
+    """
+
+    shared = False
+
+    def __init__(self, ledger: InMemoryLedger | None = None) -> None:
+        self._ledger = ledger if ledger is not None else InMemoryLedger()
+
+    def migration(self, name: str, identity: str) -> AsyncMigrationLedger:
+        """See `InMemoryLedger.migration`."""
+        return _AsyncInMemoryMigration(self._ledger.migration(name, identity))

@@ -1,0 +1,32 @@
+"""What a proxy did so far, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from zddm_flags.rollout import Rollout
+
+__all__ = ["ProxyStats"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyStats:
+    """A snapshot of one proxy. Counts are of keys, since the proxy was made, in this process."""
+
+    operations: Mapping[tuple[str, str], int]
+    """Keys by operation (`read`, `write`, `delete`) and path (`old`, `new_hit`, `copied`, ...)."""
+    calls: Mapping[tuple[str, str], int]
+    """Keys that a store was asked for, by store (`old`, `new`) and operation."""
+    copies: int
+    """Keys that reads copied from Old into New."""
+    rollout: Rollout
+    """The rates wanted."""
+    enabled: bool
+    """The local switch."""
+    opened: float
+    """The largest rate at which New was ever used, as last seen in the ledger."""
+    stale_keys: int
+    """Keys of New that are not trusted, as last seen in the ledger."""
+    pending_tokens: int
+    """Writes and copies in progress or never ended, as last seen in the ledger."""
