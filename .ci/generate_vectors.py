@@ -183,7 +183,7 @@ def rendered() -> str:
     def lines(items: list[Any]) -> str:
         return "[\n" + ",\n".join(f"    {json.dumps(item)}" for item in items) + "\n  ]"
 
-    members = {
+    members: dict[str, list[Any]] = {
         "about": ABOUT.splitlines(),
         "keys": [key_vector(key) for key in keys()],
         "decisions": decision_vectors(),
