@@ -86,10 +86,10 @@ class TrafficGate:
         return self.locate(key)[0] < self._decision_in_use().write_below
 
     def _decision_in_use(self) -> Decision:
-        decision = self.decision
-        if decision.alarm is not None:
-            decision.alarm()
-        return decision
+        alarm = self.decision.alarm
+        if alarm is not None:
+            alarm()
+        return self.decision  # read after the alarm, which may have closed the gate
 
     @property
     def rate(self) -> float:
