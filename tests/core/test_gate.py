@@ -120,6 +120,12 @@ def test_keys_without_an_encoding_are_refused(key):
             TrafficGate(rate).should_pass_write(key)
 
 
+def test_a_str_without_utf_8_is_refused():
+    """The short way that a gate takes for plain str keys refuses lone surrogates as the long one does."""
+    with pytest.raises(InvalidKey, match="encode="):
+        TrafficGate(1).should_pass("a\udc80")
+
+
 def test_a_custom_encoding_replaces_the_canonical_one():
     """With `encode` the hash and the name in the ledger come from its bytes, for str keys as well."""
     gate = TrafficGate(0.5, encode=lambda key: f"<{key}>".encode())
