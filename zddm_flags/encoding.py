@@ -4,7 +4,9 @@ Hashed: `str` as UTF-8, `bytes` as they are, `int` as decimal text, `UUID` as it
 dataclass is the chain of its elements, each as `<length>:<tag><bytes>`, the length being that of tag and
 bytes in decimal: `("a", 1)` is `2:sa2:i1`.
 
-In the ledger one letter in front tells the types apart: `1` is `i1` and `"1"` is `s1`.
+In the ledger a tag in front tells the types apart: `1` is `i1` and `"1"` is `s1`. The tags are `s` str, `b`
+bytes, `i` int, `u` UUID, `t` tuple, `d<length>:<qualified name>` dataclass, `x` the bytes of an `encode=`.
+`zddm_flags.vectors` has examples for other languages.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ def tag_and_bytes(key: object) -> tuple[bytes, bytes]:
     """Return the type's tag and the bytes that are hashed, for a key of one of the types above.
 
     A subclass counts as its base, except `bool`. A dataclass's tag carries its name, so that two classes with
-    equal fields stay two keys: do not rename such a class during a migration.
+    equal fields stay two keys: do not rename such a class during a migration. Its fields are those that `==`
+    compares, so that equal keys have equal bytes.
 
     Raises:
         InvalidKey: the type has no canonical encoding. Thread-safe.
@@ -30,21 +33,23 @@ def tag_and_bytes(key: object) -> tuple[bytes, bytes]:
     if isinstance(key, str):
         try:
             return b"s", str.encode(key)
-        except UnicodeEncodeError as error:
-            raise InvalidKey("a str key with lone surrogates has no UTF-8 form; pass encode=") from error
-    if isinstance(key, (bytes, UUID)):
-        return (b"b", bytes(key)) if isinstance(key, bytes) else (b"u", str(key).encode())
+        except UnicodeEncodeError:  # from None: the codec's text quotes the key
+            raise InvalidKey("a str key with lone surrogates has no UTF-8 form; pass encode=") from None
+    if isinstance(key, bytes):
+        return b"b", bytes(key)
+    if isinstance(key, UUID):
+        return b"u", str(key).encode()
     if isinstance(key, int) and not isinstance(key, bool):
         return b"i", _decimal(key)
     if isinstance(key, tuple):
         return b"t", _chain(key)
     if dataclasses.is_dataclass(key) and not isinstance(key, type):
         name = type(key).__qualname__.encode()
-        fields = (getattr(key, field.name) for field in dataclasses.fields(key))
+        fields = (getattr(key, field.name) for field in dataclasses.fields(key) if field.compare)
         return b"d%d:%s" % (len(name), name), _chain(fields)
     raise InvalidKey(
-        f"a key of type {type(key).__name__} has no canonical encoding: use str, bytes, int, UUID, or a tuple "
-        "or dataclass of these, or pass encode= (key -> bytes) to TrafficGate"
+        f"a key of type {type(key).__name__} has no canonical encoding: use str, bytes, int, UUID, or a "
+        "tuple or dataclass of these, or pass encode= (key -> bytes) to TrafficGate"
     )
 
 
@@ -52,9 +57,7 @@ def _decimal(key: int) -> bytes:
     try:
         return b"%d" % key
     except ValueError as error:  # beyond sys.get_int_max_str_digits()
-        raise InvalidKey(
-            "an int key of several thousand digits has no canonical encoding; pass encode="
-        ) from error
+        raise InvalidKey("an int key of that many digits has no canonical encoding; pass encode=") from error
 
 
 def _chain(elements: Iterable[object]) -> bytes:

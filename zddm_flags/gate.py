@@ -43,7 +43,7 @@ class TrafficGate:
 
     Raises:
         InvalidRollout: a wrong rate.
-        TypeError: the hasher does not return an int from 0 to 2**64 - 1.
+        TypeError: the hasher lacks `name` or `hash`, or does not return an int from 0 to 2**64 - 1.
     """
 
     def __init__(
@@ -54,6 +54,8 @@ class TrafficGate:
         encode: Callable[[Any], bytes] | None = None,
     ) -> None:
         hasher = hasher if hasher is not None else XXH3Hasher()
+        if not isinstance(hasher, DeterministicHasher):
+            raise TypeError(f"hasher= is an object with `name` and `hash`, not a {type(hasher).__name__}")
         probe: object = hasher.hash(b"probe")
         if not isinstance(probe, int) or not 0 <= probe < 2**64:
             raise TypeError(f"{type(hasher).__name__}.hash must return an int from 0 to 2**64 - 1")
@@ -61,6 +63,7 @@ class TrafficGate:
         self.source: RolloutSource = rate if isinstance(rate, RolloutSource) else StaticSource(rate)
         self._hash = hasher.hash
         self._tag_and_bytes = encoding.tag_and_bytes if encode is None else encoding.custom(encode)
+        self._follow(self.source.rollout)  # the gate is whole even where a source forgets the first call
         self._unsubscribe = self.source.subscribe(self._follow)
 
     def _follow(self, rollout: Rollout) -> None:
@@ -83,10 +86,10 @@ class TrafficGate:
         return self.locate(key)[0] < self._decision_in_use().write_below
 
     def _decision_in_use(self) -> Decision:
-        decision = self.decision
-        if decision.alarm is not None:
-            decision.alarm()
-        return decision
+        alarm = self.decision.alarm
+        if alarm is not None:
+            alarm()
+        return self.decision  # read after the alarm, which may have closed the gate
 
     @property
     def rate(self) -> float:

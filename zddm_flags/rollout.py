@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ def checked_rate(value: object) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidRollout(f"a rate is a number from 0 to 1, not a {type(value).__name__}")
-    if not 0 <= value <= 1 or math.isnan(value):
-        raise InvalidRollout(f"a rate is a number from 0 to 1, not {value!r}")
+    if not 0 <= value <= 1:  # NaN is in no range
+        huge = isinstance(value, int) and abs(value) >= 2**64  # repr() refuses several thousand digits
+        raise InvalidRollout(f"a rate is a number from 0 to 1, not {'a huge int' if huge else repr(value)}")
     return float(value)
 
 
@@ -78,7 +78,8 @@ class RolloutSource(Protocol):
 
     Implement it to drive the gate from another flag system. Both members must be safe to call from any
     thread. A source may also have the attributes `flag_key` (a string that spans show as `feature_flag.key`)
-    and `live` (False where `TrafficGate.set_rate` may replace the rate).
+    and `alarm` (None, or a function that a gate calls before each decision: for a source that has to notice
+    by itself that it is stuck). A gate looks `alarm` up when it gets a rollout, so publish one to change it.
     """
 
     @property
@@ -103,12 +104,11 @@ class StaticSource:
     Thread-safe. Raises `InvalidRollout` for a wrong rate.
     """
 
-    live = False
     flag_key: str | None = None
 
     def __init__(self, rate: object = 0.0) -> None:
-        self._lock = threading.Lock()
-        self._listeners: list[Callable[[Rollout], None]] = []
+        self._lock = threading.RLock()  # a listener may end its own subscription, or set a further rate
+        self._listeners: dict[object, Callable[[Rollout], None]] = {}
         self._rollout = rate if isinstance(rate, Rollout) else Rollout.parse(rate)
 
     @property
@@ -125,18 +125,18 @@ class StaticSource:
         rollout = rate if isinstance(rate, Rollout) else Rollout.parse(rate)
         with self._lock:
             self._rollout = rollout
-            for listener in self._listeners:
-                listener(rollout)
+            for listener in list(self._listeners.values()):
+                listener(self._rollout)  # not `rollout`: a listener may have set a newer one, and it must win
 
     def subscribe(self, listener: Callable[[Rollout], None]) -> Callable[[], None]:
         """See `RolloutSource.subscribe`."""
+        subscription = object()  # one listener may be subscribed twice
         with self._lock:
-            self._listeners.append(listener)
+            self._listeners[subscription] = listener
             listener(self._rollout)
 
         def unsubscribe() -> None:
             with self._lock:
-                if listener in self._listeners:
-                    self._listeners.remove(listener)
+                self._listeners.pop(subscription, None)
 
         return unsubscribe

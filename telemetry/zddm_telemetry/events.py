@@ -12,15 +12,15 @@ __all__ = ["report"]
 Level = Literal["debug", "info", "warning", "error"]
 
 
-def report(level: Level, event: str, **fields: Any) -> None:
-    """Log `event` with `fields` to the structlog logger `zddm`, and add it to the current span.
+def report(level: Level, event: str, *, log: bool = True, **fields: Any) -> None:
+    """Log `event` with `fields` to the structlog logger `zddm`, unless `log` is off, and add it to the current span.
 
     The caller's structlog configuration decides how it looks and where it goes. Never raises: telemetry must
     not hurt the operation that it tells of. Fields carry no key and no value of a store.
     """
     try:
-        logger = structlog.get_logger("zddm")
-        getattr(logger, level)(event, **fields)
+        if log:
+            getattr(structlog.get_logger("zddm"), level)(event, **fields)
         span = trace.get_current_span()
         if span.is_recording():
             span.add_event(event, {f"zddm.{name}": _attribute(value) for name, value in fields.items()})

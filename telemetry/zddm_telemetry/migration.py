@@ -38,6 +38,7 @@ class Telemetry:
     Args:
         tracer_provider: None uses the global one, whether it is set up before or after the proxy.
         meter_provider: the same for metrics.
+        log: write structured log events. Without it they are still added to recording spans.
         record_keys: put each key, as `repr`, on its span as `zddm.key`. Keys are often personal data: off.
 
     Nothing is configured globally. Immutable, so safe to share between proxies and threads.
@@ -48,10 +49,12 @@ class Telemetry:
         *,
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
+        log: bool = True,
         record_keys: bool = False,
     ) -> None:
         self.tracer_provider = tracer_provider
         self.meter_provider = meter_provider
+        self.log = log
         self.record_keys = record_keys
 
 
@@ -62,6 +65,7 @@ class MigrationTelemetry:
         self.name = name
         self.counts = Counts()
         self.record_keys = options.record_keys
+        self._log = options.log
         self.instruments: Instruments = instruments_of(options.meter_provider, VERSION)
         self._constant = {"zddm.migration": name}
         if flag_key is not None:
@@ -98,7 +102,7 @@ class MigrationTelemetry:
 
     def report(self, level: Literal["info", "warning", "error"], event: str, **fields: object) -> None:
         """Log an event of this migration, and add it to the current span."""
-        report(level, event, migration=self.name, **fields)
+        report(level, event, log=self._log, migration=self.name, **fields)
 
     def report_limited(self, event: str, **fields: object) -> None:
         """Log a warning that an outage repeats for every operation: at most once in ten seconds.
