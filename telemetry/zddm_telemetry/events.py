@@ -13,7 +13,7 @@ Level = Literal["debug", "info", "warning", "error"]
 
 
 def report(level: Level, event: str, *, log: bool = True, **fields: Any) -> None:
-    """Log `event` with `fields` to the structlog logger `zddm`, unless `log` is off, and add it to the current span.
+    """Log `event` with `fields` to the structlog logger `zddm`, unless `log` is off; add it to the current span.
 
     The caller's structlog configuration decides how it looks and where it goes. Never raises: telemetry must
     not hurt the operation that it tells of. Fields carry no key and no value of a store.

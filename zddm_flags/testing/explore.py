@@ -160,14 +160,6 @@ class Advance(_Event):
 Step: TypeAlias = _Operation | _Event
 
 
-class _Proxy(Protocol):
-    """What the explorer asks of a proxy."""
-
-    async def read(self, key: str) -> str | None: ...
-    async def write(self, key: str, value: str) -> None: ...
-    async def delete(self, key: str) -> None: ...
-
-
 class MakeProxy(Protocol):
     """Makes the proxy of one process: `AsyncProxy`, a subclass, or an algorithm of one's own."""
 
@@ -298,7 +290,7 @@ class StoreError(Exception):
 class _Task:
     """An operation in progress, with all that it was told so far."""
 
-    __slots__ = ("call", "coroutine", "done", "history", "label", "process", "seen", "step")
+    __slots__ = ("call", "coroutine", "dealt_with", "done", "history", "label", "process", "seen", "step")
 
     def __init__(self, label: str, step: _Operation, coroutine: Coroutine[Any, Any, Any]) -> None:
         self.label = label
@@ -306,8 +298,9 @@ class _Task:
         self.process = step.process
         self.coroutine = coroutine
         self.call: _Call | None = None
+        self.dealt_with = False  # one of its calls was applied or failed
         self.done = False
-        self.history: tuple[object, ...] = ()
+        self.history = 0  # stands for all that it was told so far
         self.seen: dict[str, Values] = {}
 
 
@@ -432,7 +425,7 @@ class _Run:
         self.stores: dict[str, dict[str, str]] = {}
         self.ledger = LedgerTable()
         self.now = 0.0
-        self._tokens = 0
+        self._events = sum(isinstance(step, _Event) for step in scenario.steps.values())
         self._proxies = {
             name: make_proxy(
                 gate,
@@ -447,7 +440,13 @@ class _Run:
             for name, gate in self._gates.items()
         }
         self._pristine = {name: dict(vars(proxy)) for name, proxy in self._proxies.items()}
+        self._attributes = {
+            name: tuple(key for key, value in attributes.items() if isinstance(value, _PLAIN))
+            for name, attributes in self._pristine.items()
+        }
+        self._histories: dict[object, int] = {}
         self._tasks: dict[str, _Task] = {}
+        self.telling = False
 
     def restart(self) -> None:
         """Go back to the start. Proxies are kept and given back the attributes that they were made with."""
@@ -462,9 +461,9 @@ class _Run:
         self.ledger = LedgerTable()
         self.ledger.open_to(scenario.opened)
         for key in scenario.stale:
-            name = b"s" + key.encode()
-            self.ledger.begin([name], b"before", 0.0)
-            self.ledger.end({name: False}, b"before")
+            dirty = b"s" + key.encode()
+            self.ledger.begin([dirty], b"before", 0.0)
+            self.ledger.end({dirty: False}, b"before")
         self.now = 1000.0
         self._running = ""
         self._serial: dict[str, int] = {}
@@ -505,6 +504,9 @@ class _Run:
         """Everything that can happen now."""
         if self.violation is not None:
             return []
+        first = self._first()
+        if first is not None and first.call is not None:
+            return list(self._call_actions(first.label, first.call))
         found: list[Action] = []
         for label, step in self._scenario.steps.items():
             task = self._tasks.get(label)
@@ -515,6 +517,25 @@ class _Run:
                 found.extend(self._call_actions(label, task.call))
         found.extend(("land", str(index)) for index in range(len(self._late)))
         return found
+
+    def _first(self) -> _Task | None:
+        """An operation whose next step can be taken before everybody else's, without losing a violation.
+
+        Hearing an answer concerns nobody else once every event has happened and the operation is alone in its
+        process: taking it at once leads wherever taking it later does, and closes a read's window sooner. For
+        the same reason an operation starts just before its first call is dealt with.
+        """
+        if len(self._events_done) < self._events:
+            return None
+        alone: dict[str, list[_Task]] = {}
+        for task in self._tasks.values():
+            if not task.done:
+                alone.setdefault(task.process, []).append(task)
+        for tasks in alone.values():
+            task = tasks[0]
+            if len(tasks) == 1 and task.call is not None and (task.call.applied or not task.dealt_with):
+                return task
+        return None
 
     def _ready(self, step: Step) -> bool:
         if isinstance(step, _Operation) and step.process in self._crashed:
@@ -549,7 +570,7 @@ class _Run:
         kind, label = action
         if kind == "land":
             call = self._late.pop(int(label))
-            self._say(f"{call.description} lands late")
+            self._say(lambda: f"{call.description} lands late")
             call.apply()
         elif kind == "event":
             self._event(label, self._scenario.steps[label])
@@ -561,7 +582,7 @@ class _Run:
             self._check_at_rest()
 
     def _event(self, label: str, event: Step) -> None:
-        self._say(f"{label}: {event}")
+        self._say(lambda: f"{label}: {event}")
         self._events_done |= {label}
         match event:
             case SetRate(process=process, rate=rate):
@@ -607,14 +628,15 @@ class _Run:
                 raise TypeError(f"{step} is no operation")
         task = self._tasks[label] = _Task(label, step, coroutine)
         task.seen = {key: frozenset({self.stores["old"].get(key)}) for key in keys}
-        self._say(f"{label}: {step.process} starts")
+        self._say(lambda: f"{label}: {step.process} starts")
         self._resume(task, lambda: coroutine.send(None), "start")
 
     def _call_step(self, kind: str, task: _Task) -> None:
         call = task.call
+        task.dealt_with = True
         if call is None:
             raise BlockedError(f"{task.label} waits for no call")
-        self._say(f"{task.label}: {call.description} {_WORDS[kind]}")
+        self._say(lambda: f"{task.label}: {call.description} {_WORDS[kind]}")
         if kind == "apply":
             call.apply()
             return
@@ -637,16 +659,18 @@ class _Run:
         if call is not None and not call.applied and not call.lost and ".read" not in call.description:
             self._late.append(call)
 
-    def _resume(self, task: _Task, step: Callable[[], object], told: str) -> None:
+    def _resume(self, task: _Task, step: Callable[[], object], told: object) -> None:
         """Run the operation's own code up to its next call."""
         self._running = task.label
-        task.history += ((told, self._circumstances(task.process)),)
+        told = (task.label, task.history, told, self._circumstances(task.process))
+        task.history = self._histories.setdefault(told, len(self._histories) + 1)
         try:
             call = step()
         except StopIteration as stop:
             self._finish(task, stop.value)
         except (StoreError, ZddmError, CancelledError) as error:
-            self._say(f"{task.label}: ends with {type(error).__name__}")
+            ending = type(error).__name__
+            self._say(lambda: f"{task.label}: ends with {ending}")
             task.done, task.call = True, None
         else:
             if not isinstance(call, _Call):
@@ -655,13 +679,13 @@ class _Run:
 
     def _circumstances(self, process: str) -> object:
         """All but the answers to calls that an operation's code can look at."""
-        proxy = self._proxies[process]
-        state = tuple((name, value) for name, value in vars(proxy).items() if isinstance(value, _PLAIN))
+        attributes = vars(self._proxies[process])
+        state = tuple(attributes[name] for name in self._attributes[process])
         return self._gates[process].decision.rollout, self.now, state
 
     def _finish(self, task: _Task, value: object) -> None:
         task.done, task.call = True, None
-        self._say(f"{task.label}: returns {value!r}")
+        self._say(lambda: f"{task.label}: returns {value!r}")
         answers: Mapping[str, object] = {}
         match task.step:
             case Read(key=key):
@@ -705,7 +729,7 @@ class _Run:
                 (
                     label,
                     task.done,
-                    () if task.done else task.history,
+                    0 if task.done else task.history,
                     () if task.done else tuple(task.seen.items()),
                     None if task.call is None else (task.call.applied, task.call.lost, repr(task.call.outcome)),
                 )
@@ -713,8 +737,9 @@ class _Run:
             ),
         )
 
-    def _say(self, line: str) -> None:
-        self.narration.append(line)
+    def _say(self, line: Callable[[], str]) -> None:
+        if self.telling:
+            self.narration.append(line())
 
 
 _PLAIN = (bool, int, float, str, tuple)
@@ -774,7 +799,7 @@ def _depth_first(run: _Run, limit: int) -> Exploration:
             run.do(actions[0])
         schedules += 1
         if run.violation is not None:
-            return Exploration(len(seen), schedules, complete=False, violation=_shortest(run, len(path)))
+            return Exploration(len(seen), schedules, complete=False, violation=_shortest(run, path))
         if len(seen) > limit:
             return Exploration(len(seen), schedules, complete=False, violation=None)
     return Exploration(len(seen), schedules, complete=True, violation=None)
@@ -786,22 +811,27 @@ def _replay(run: _Run, path: Sequence[Action]) -> None:
         run.do(action)
 
 
-def _shortest(run: _Run, length: int) -> Violation:
-    """Breadth first, so that the first violation found is a shortest one; there is one of `length` steps."""
-    known = run.violation or "", tuple(run.narration)
+def _shortest(run: _Run, known: Sequence[Action]) -> Violation:
+    """Breadth first, so that the first violation found is a shortest one; `known` is one."""
     seen: set[object] = set()
     queue: deque[tuple[Action, ...]] = deque([()])
     while queue:
         path = queue.popleft()
-        if len(path) >= length:
+        if len(path) + 1 >= len(known):
             break
         _replay(run, path)
         for action in run.actions():
             _replay(run, (*path, action))
             if run.violation is not None:
-                return Violation(run.violation, tuple(run.narration))
+                return _told(run, (*path, action))
             mark = run.fingerprint()
             if mark not in seen:
                 seen.add(mark)
                 queue.append((*path, action))
-    return Violation(*known)
+    return _told(run, known)
+
+
+def _told(run: _Run, path: Sequence[Action]) -> Violation:
+    run.telling = True
+    _replay(run, path)
+    return Violation(run.violation or "", tuple(run.narration))
