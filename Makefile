@@ -1,0 +1,62 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer and the package index.
+
+VENV ?= .venv
+PYTHON ?= $(shell for python in python3 python python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$python" && break; done)
+RUN := $(VENV)/bin/python
+SOURCES := pyproject.toml constraints.txt
+SECONDS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check generate format examples clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(VENV)/.python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found: install one, or run make PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "Creating a virtual environment in $(VENV)"
+	@"$(PYTHON)" -m venv $(VENV)
+	@touch $@
+
+# The extra's name is the stamp's: .demo for `make demo`, .dev (which includes demo) for everything else.
+$(VENV)/.%: $(VENV)/.python $(SOURCES)
+	@echo "Installing zddm-flags[$*] into $(VENV) (half a minute)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.demo  ## Watch live data move between two stores, ramped and killed from a flag
+	@$(RUN) -m zddm_flags demo $(if $(SECONDS),--seconds $(SECONDS))
+
+test: $(VENV)/.dev  ## Run the tests
+	@$(RUN) -m pytest $(ARGS)
+
+test-all:  ## Run the tests on every supported Python that is found
+	@found=; for version in 3.11 3.12 3.13; do \
+		if "python$$version" -c '' >/dev/null 2>&1; then \
+			found="$$found $$version"; \
+			$(MAKE) --no-print-directory test PYTHON="python$$version" VENV=".venv-$$version" || exit 1; \
+		else echo "python$$version was not found: skipped"; fi; \
+	done; test -n "$$found" || { echo "no supported Python was found" >&2; exit 1; }; echo "passed on Python$$found"
+
+check: $(VENV)/.dev  ## Lint, types, generated code
+	@$(RUN) -m ruff check
+	@$(RUN) -m ruff format --check
+	@$(RUN) .ci/generate_sync.py --check
+	@$(RUN) .ci/generate_vectors.py --check
+	@$(RUN) -m mypy
+	@$(RUN) -m pyright --pythonpath $(RUN)
+
+examples: $(VENV)/.dev  ## Run every example
+	@for example in examples/*.py; do echo "== $$example"; $(RUN) "$$example" || exit 1; done
+
+generate: $(VENV)/.dev  ## Write the blocking twins and the vectors again
+	@$(RUN) .ci/generate_sync.py
+	@$(RUN) .ci/generate_vectors.py
+
+format: $(VENV)/.dev  ## Format and fix what can be fixed
+	@$(RUN) -m ruff check --fix
+	@$(RUN) -m ruff format
+
+clean:  ## Remove virtual environments and caches
+	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

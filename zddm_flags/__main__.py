@@ -1,0 +1,28 @@
+"""`python -m zddm_flags` and `zddm`: the command line."""
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line. Exits with 2 where what it needs is not installed."""
+    try:
+        from zddm_flags.cli import command_line
+    except ModuleNotFoundError as error:
+        if error.name not in {"click", "rich"}:
+            raise
+        sys.exit(_missing(error.name))
+    command_line(prog_name="zddm")
+
+
+def _missing(module: str) -> int:
+    print(  # noqa: T201 - the command line has no other way to speak yet
+        f'zddm: the command line needs {module}: pip install "zddm-flags[cli]" (with the demo: "zddm-flags[demo]")',
+        file=sys.stderr,
+    )
+    return 2
+
+
+if __name__ == "__main__":
+    main()

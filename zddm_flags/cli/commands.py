@@ -1,0 +1,75 @@
+"""The commands of `zddm`. Each imports what it needs when it runs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import click
+
+from zddm_telemetry.version import VERSION
+
+__all__ = ["command_line"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(VERSION, prog_name="zddm")
+def command_line() -> None:
+    """Move live data between two stores without downtime.
+
+    `zddm demo` shows it: real data, real stores, live traffic, and a rollout that is ramped, killed and resumed.
+
+    Exit codes: 0 success; 1 the command ran and found something wrong; 2 it could not run; 130 interrupted.
+    """
+
+
+@command_line.command()
+@click.option(
+    "--new",
+    "kind",
+    type=click.Choice(["sqlite", "postgres"]),
+    default="sqlite",
+    show_default=True,
+    help="What the airports move to: a second SQLite file, or a PostgreSQL server that is started for the demo.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(5, 3600),
+    default=28.0,
+    show_default=True,
+    help="How long the traffic runs.",
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the traffic's random choices.")
+@click.option(
+    "--plain", is_flag=True, help="Print a line a second instead of a live table. So does output that is no terminal."
+)
+@click.option(
+    "--otlp",
+    metavar="URL",
+    help="Send one operation in twenty as spans to this collector, for instance http://localhost:4318 for Jaeger.",
+)
+@click.option(
+    "--flag-key",
+    metavar="KEY",
+    help="Follow this flag of the real LaunchDarkly instead of a local stand-in. The SDK key is read from the "
+    "environment's LAUNCHDARKLY_SDK_KEY. You ramp and kill from the dashboard.",
+)
+@click.option("--relay", metavar="URL", help="With --flag-key: the LaunchDarkly Relay Proxy to connect to.")
+def demo(
+    kind: str, seconds: float, seed: int, plain: bool, otlp: str | None, flag_key: str | None, relay: str | None
+) -> None:
+    """Watch 28,000 airports move from one database to another under live traffic.
+
+    Four threads read, write and delete airports through one Proxy. Meanwhile a flag, served by a local stand-in
+    for LaunchDarkly to the real LaunchDarkly SDK, ramps the migration from 0 to 1, 10, 50 and 100 %, with a kill
+    and a resume half way. Every read is checked: it must return what the old database held during it.
+
+    The exit code is 0 only if every read was right and the two databases end equal.
+    """
+    missing = [name for name in ("airportsdata", "rich", "sqlalchemy") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise click.UsageError(f'the demo needs {", ".join(missing)}: pip install "zddm-flags[demo]"')
+    if relay is not None and flag_key is None:
+        raise click.UsageError("--relay goes with --flag-key")
+    from zddm_flags.cli.demo import Options, run
+
+    raise SystemExit(run(Options(kind, seconds, seed, plain, otlp, flag_key, relay)))

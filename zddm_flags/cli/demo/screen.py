@@ -1,0 +1,155 @@
+"""What the demo shows: a live table on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from zddm_flags import ProxyStats
+
+__all__ = ["Lines", "Live", "LiveTable", "Moment", "Screen", "percent"]
+
+_EVENTS = 6
+
+
+def percent(share: float) -> str:
+    """A share as percent, with no digit more than it needs."""
+    return f"{share * 100:.3g} %"
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What there is to see at one moment; reads and rates are those since the moment before."""
+
+    seconds: float
+    phase: str
+    stats: ProxyStats
+    reads: int
+    reads_on_old: int
+    operations_per_second: float
+    wrong: int
+
+    @property
+    def share_on_old(self) -> float:
+        """Of the reads since the moment before, those that Old served."""
+        return self.reads_on_old / self.reads if self.reads else 1.0
+
+
+class Screen(Protocol):
+    """Where moments and log events go."""
+
+    def show(self, moment: Moment) -> None:
+        """Show a moment."""
+        ...
+
+    def phase(self, name: str) -> None:
+        """Announce what is done to the rollout."""
+        ...
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        ...
+
+
+class Lines:
+    """A line a second, and one for each phase and event."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._next = 0.0
+        _send_events_to(self._event)
+
+    def _event(self, event: str, fields: Mapping[str, object]) -> None:
+        self._console.print(f"           event: {_event_line(event, fields)}", markup=False, highlight=False)
+
+    def phase(self, name: str) -> None:
+        """See `Screen.phase`."""
+        self._console.print(f"           {name}", markup=False, highlight=False)
+
+    def show(self, moment: Moment) -> None:
+        """See `Screen.show`."""
+        if moment.seconds < self._next:
+            return
+        self._next = moment.seconds + 1.0
+        self._console.print(
+            f"{moment.seconds:6.1f} s   rate {percent(moment.stats.rollout.read):>6}   "
+            f"{moment.operations_per_second:6,.0f} operations/s   reads on Old {moment.share_on_old:6.1%}   "
+            f"stale keys {moment.stats.stale_keys:4}   wrong reads {moment.wrong}",
+            markup=False,
+            highlight=False,
+        )
+
+    def close(self) -> None:
+        """See `Screen.close`."""
+
+
+class LiveTable:
+    """A table that is drawn again four times a second."""
+
+    def __init__(self, console: Console) -> None:
+        self._events: deque[str] = deque(maxlen=_EVENTS)
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+        self._live.start()
+        _send_events_to(self._event)
+
+    def _event(self, event: str, fields: Mapping[str, object]) -> None:
+        self._events.append(_event_line(event, fields))
+
+    def phase(self, name: str) -> None:
+        """See `Screen.phase`."""
+        self._events.append(name)
+
+    def show(self, moment: Moment) -> None:
+        """See `Screen.show`."""
+        table = Table(title=f"{moment.seconds:.0f} s · {moment.phase}", title_justify="left", min_width=64)
+        table.add_column("what")
+        table.add_column("now", justify="right")
+        stats = moment.stats
+        table.add_row("rate wanted by the flag", percent(stats.rollout.read))
+        table.add_row("widest rate ever open", percent(stats.opened))
+        table.add_row("operations a second", f"{moment.operations_per_second:,.0f}")
+        table.add_row("reads on Old", f"{moment.share_on_old:.1%}")
+        table.add_row("stale keys", str(stats.stale_keys))
+        table.add_row("wrong reads", Text(str(moment.wrong), style="bold green" if not moment.wrong else "bold red"))
+        paths = Table(min_width=64)
+        paths.add_column("keys by path")
+        for operation in ("read", "write", "delete"):
+            paths.add_column(operation, justify="right")
+        names = sorted({path for _, path in stats.operations})
+        for path in names:
+            counts = (stats.operations.get((operation, path), 0) for operation in ("read", "write", "delete"))
+            paths.add_row(path, *(f"{count:,}" if count else "" for count in counts))
+        self._live.update(Group(table, paths, Text("\n".join(self._events), style="dim")))
+
+    def close(self) -> None:
+        """See `Screen.close`."""
+        self._live.stop()
+
+
+def _event_line(event: str, fields: Mapping[str, object]) -> str:
+    return " ".join([event, *(f"{name}={value}" for name, value in fields.items() if name not in _DULL)])
+
+
+_DULL = {"level", "migration", "flag_key"}
+
+
+class _Sink(Protocol):
+    def __call__(self, event: str, fields: Mapping[str, object], /) -> None: ...
+
+
+def _send_events_to(sink: _Sink) -> None:
+    """The demo is the application here, so it may say where structlog's events go."""
+
+    def deliver(_: object, __: str, fields: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        sink(str(fields.pop("event")), fields)
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[deliver])

@@ -1,0 +1,280 @@
+"""Runs the demo: stores, flag, traffic, ramp, and the verdict at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from ldclient import Context, LDClient
+from ldclient.config import Config
+from rich.console import Console
+from sqlalchemy import Engine
+
+from zddm_flags import LaunchDarklySource, Proxy, ProxyStats, Telemetry, TrafficGate
+from zddm_flags.cli.demo.airports import (
+    Airport,
+    all_airports,
+    new_adapter,
+    old_adapter,
+    postgres_engine,
+    sqlite_engine,
+)
+from zddm_flags.cli.demo.checker import CheckedOld, TimedNew
+from zddm_flags.cli.demo.screen import Lines, LiveTable, Moment, Screen, percent
+from zddm_flags.cli.demo.traffic import Traffic
+from zddm_flags.testing import FlagServer
+
+__all__ = ["Options", "run"]
+
+_FLAG = "airports-migration-rate"
+_TRACED = 0.05
+_LOOK_SECONDS = 0.25
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asked for."""
+
+    new: str
+    seconds: float
+    seed: int
+    plain: bool
+    otlp: str | None
+    flag_key: str | None
+    relay: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Phase:
+    """From a share of the demo's time on, something is done to the flag."""
+
+    begins: float
+    name: str
+    act: Callable[[FlagServer], None]
+
+
+def _set(rate: float) -> Callable[[FlagServer], None]:
+    return lambda server: server.set(_FLAG, rate)
+
+
+_KILLED = "killed: the flag is turned off"
+_PHASES = [
+    _Phase(0.00, "0 %: everything is on Old", lambda _: None),
+    _Phase(0.08, "ramp to 1 %", _set(0.01)),
+    _Phase(0.20, "ramp to 10 %", _set(0.10)),
+    _Phase(0.34, "ramp to 50 %", _set(0.50)),
+    _Phase(0.50, _KILLED, lambda server: server.turn_off(_FLAG)),
+    _Phase(0.62, "resumed at 50 %: the flag is turned on", lambda server: server.turn_on(_FLAG)),
+    _Phase(0.74, "ramp to 100 %", _set(1.00)),
+]
+
+
+def run(options: Options) -> int:
+    """Run the demo and return its exit code."""
+    console = Console(soft_wrap=options.plain)
+    live = console.is_terminal and not options.plain
+    console.print("Preparing: 28,000 airports go into a SQLite file", highlight=False)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zddm-demo-", ignore_cleanup_errors=True)))
+        airports = all_airports()
+        old_engine = stack.enter_context(_disposing(sqlite_engine(folder / "old.sqlite")))
+        old_store = old_adapter(old_engine)
+        old_store.write_many(airports)
+        if options.new == "postgres":
+            console.print("Starting a PostgreSQL server", highlight=False)
+            new_engine = stack.enter_context(postgres_engine(folder / "postgres"))
+        else:
+            new_engine = stack.enter_context(_disposing(sqlite_engine(folder / "new.sqlite")))
+        old, new = CheckedOld(old_store), TimedNew(new_adapter(new_engine))
+        screen: Screen = LiveTable(console) if live else Lines(console)
+        stack.callback(screen.close)
+        telemetry = _telemetry(options, stack)
+        server = None if options.flag_key else stack.enter_context(FlagServer({_FLAG: 0.0}))
+        client = _client(options, server, stack)
+        context = Context.builder("zddm-demo").kind("service").build()
+        source = stack.enter_context(LaunchDarklySource(client, options.flag_key or _FLAG, context))
+        proxy: Proxy[str, Airport] = Proxy(TrafficGate(source), old, new, name="airports", telemetry=telemetry)
+        demo = _Demo(options, proxy, old, new, Traffic(proxy, old, airports, options.seed), screen, server)
+        try:
+            demo.run()
+        except KeyboardInterrupt:
+            demo.traffic.stop()
+            screen.close()
+            demo.summarise(console)
+            console.print("Interrupted: stopped cleanly, the databases are removed.", highlight=False)
+            return 130
+        screen.close()
+        return demo.verdict(console, list(airports), old_store)
+
+
+@contextlib.contextmanager
+def _disposing(engine: Engine) -> Iterator[Engine]:
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def _client(options: Options, server: FlagServer | None, stack: ExitStack) -> LDClient:
+    """A client of the local stand-in, or of LaunchDarkly itself."""
+    if server is not None:
+        return server.client()
+    key = os.environ.get("LAUNCHDARKLY_SDK_KEY")
+    if not key:
+        raise click.UsageError("--flag-key needs the SDK key of a LaunchDarkly environment in LAUNCHDARKLY_SDK_KEY")
+    uris = {} if options.relay is None else dict.fromkeys(("stream_uri", "base_uri", "events_uri"), options.relay)
+    client = LDClient(Config(key, **uris))
+    stack.callback(client.close)
+    return client
+
+
+def _telemetry(options: Options, stack: ExitStack) -> Telemetry | None:
+    if options.otlp is None:
+        return None
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
+    except ModuleNotFoundError as error:
+        raise click.UsageError('--otlp needs the OpenTelemetry SDK: pip install "zddm-flags[otlp]"') from error
+    provider = TracerProvider(
+        resource=Resource.create({"service.name": "zddm-demo"}), sampler=TraceIdRatioBased(_TRACED)
+    )
+    exporter = OTLPSpanExporter(endpoint=f"{options.otlp.rstrip('/')}/v1/traces")
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    stack.callback(provider.shutdown)
+    return Telemetry(tracer_provider=provider)
+
+
+class _Demo:
+    """One run: the ramp while the traffic flows, and what was seen of it."""
+
+    def __init__(
+        self,
+        options: Options,
+        proxy: Proxy[str, Airport],
+        old: CheckedOld,
+        new: TimedNew,
+        traffic: Traffic,
+        screen: Screen,
+        server: FlagServer | None,
+    ) -> None:
+        self._options = options
+        self._proxy = proxy
+        self._old = old
+        self._new = new
+        self.traffic = traffic
+        self._screen = screen
+        self._server = server
+        self._phases = _PHASES if server is not None else [_Phase(0.0, "the flag is yours", lambda _: None)]
+        self._shares: list[tuple[str, float, int]] = []
+        self._kill_milliseconds: float | None = None
+        self._before = proxy.stats()
+        self._looked = 0.0
+
+    def run(self) -> None:
+        """Ramp, kill and resume under traffic; stops the traffic."""
+        started = self._looked = time.perf_counter()
+        self.traffic.start()
+        ends = [phase.begins for phase in self._phases[1:]] + [1.0]
+        for phase, end in zip(self._phases, ends, strict=True):
+            began = self._proxy.stats()
+            self._screen.phase(phase.name)
+            changed = time.perf_counter()
+            if self._server is not None:
+                phase.act(self._server)
+            while (now := time.perf_counter()) - started < end * self._options.seconds:
+                time.sleep(min(_LOOK_SECONDS, max(0.0, started + end * self._options.seconds - now)))
+                self._screen.show(self._look(started, phase.name))
+            reads, on_old = _reads(began, self._proxy.stats())
+            self._shares.append((phase.name, on_old / reads if reads else 1.0, reads))
+            if phase.name == _KILLED:
+                self._kill_milliseconds = max(0.0, (self._new.last_call - changed) * 1000)
+        self.traffic.stop()
+
+    def _look(self, started: float, phase: str) -> Moment:
+        now, stats = time.perf_counter(), self._proxy.stats()
+        reads, on_old = _reads(self._before, stats)
+        operations = sum(stats.operations.values()) - sum(self._before.operations.values())
+        seconds = now - self._looked
+        self._before, self._looked = stats, now
+        return Moment(now - started, phase, stats, reads, on_old, operations / seconds, self.traffic.wrong)
+
+    def verdict(self, console: Console, codes: list[str], old_store: Any) -> int:
+        """Move what the traffic left, compare the stores, say what happened; the exit code."""
+        console.print("Reading every airport once, so that the rest is copied too", highlight=False)
+        for page in _pages(codes):
+            begin = time.perf_counter()
+            found = self._proxy.read_many(page)
+            for code in page:
+                self.traffic.check(code, found.get(code), begin)
+        self.summarise(console)
+        equal = different = 0
+        for page in _pages(codes):
+            expected, moved = old_store.read_many(page), self._new.read_many(page)
+            for code in page:
+                same = expected.get(code) == moved.get(code)
+                equal += same and code in moved
+                different += not same
+        moved_all = self._proxy.stats().rollout.read == 1.0
+        right = not self.traffic.wrong and not self.traffic.failed and not (moved_all and different)
+        console.print(
+            f"{equal:,} airports are in New and equal to Old; {different:,} differ or are not there yet.",
+            highlight=False,
+        )
+        console.print("The migration was right." if right else "SOMETHING WAS WRONG.", highlight=False)
+        return 0 if right else 1
+
+    def summarise(self, console: Console) -> None:
+        """Print what the run showed."""
+        stats = self._proxy.stats()
+        console.print("\nReads served by Old, phase by phase:", highlight=False)
+        for name, share, reads in self._shares:
+            console.print(f"  {name:42} {share:6.1%} of {reads:,}", highlight=False)
+        if self._kill_milliseconds is not None:
+            console.print(
+                f"After the kill, New was last called {self._kill_milliseconds:.1f} ms later.", highlight=False
+            )
+        console.print(
+            f"{sum(stats.operations.values()):,} keys read, written or deleted; {stats.copies:,} copied by reads; "
+            f"opened to {percent(stats.opened)}; {stats.stale_keys:,} keys stale now.",
+            highlight=False,
+        )
+        console.print(f"Reads that returned what Old did not hold: {self.traffic.wrong}", highlight=False)
+        if self.traffic.failed:
+            console.print(
+                f"Operations that raised: {self.traffic.failed}; the last: {self.traffic.last_error}",
+                highlight=False,
+                markup=False,
+            )
+
+
+def _reads(before: ProxyStats, after: ProxyStats) -> tuple[int, int]:
+    """How many reads there were between two moments, and how many of them Old served."""
+    all_reads = on_old = 0
+    for (operation, path), count in after.operations.items():
+        if operation == "read":
+            new = count - before.operations.get((operation, path), 0)
+            all_reads += new
+            on_old += new if path != "new_hit" else 0
+    return all_reads, on_old
+
+
+def _pages(codes: list[str]) -> Iterator[list[str]]:
+    iterator = iter(codes)
+    while page := list(itertools.islice(iterator, _PAGE)):
+        yield page
+
+
