@@ -77,9 +77,7 @@ class ThreadedAdapter(Generic[K, V]):
         if max_workers is not None and executor is not None:
             raise ValueError("give max_workers or executor, not both")
         if is_coroutine_function(adapter.read) or is_coroutine_function(adapter.write):
-            raise TypeError(
-                f"{type(adapter).__name__} is an asyncio adapter: use it as it is, without threads"
-            )
+            raise TypeError(f"{type(adapter).__name__} is an asyncio adapter: use it as it is, without threads")
         self._adapter = adapter
         self._owned = executor is None
         self._executor = executor or ThreadPoolExecutor(max_workers, thread_name_prefix="zddm-adapter")

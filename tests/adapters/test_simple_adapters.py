@@ -221,7 +221,7 @@ async def write_user_async(identifier: str, user: int) -> None:
 
 class TestFunctionAdapter:
     def test_has_only_what_it_was_given(self):
-        """Without `delete=` there is nothing that looks like a delete, statically typed protocols included."""
+        """Without `delete=` there is nothing that looks like a delete, to `isinstance` neither."""
         adapter: FunctionAdapter[str, int] = FunctionAdapter(read=read_user, write=write_user)
         assert [name for name in (*OPTIONAL, "describe") if hasattr(adapter, name)] == []
         assert isinstance(adapter, StorageAdapter)

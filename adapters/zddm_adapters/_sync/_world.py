@@ -16,6 +16,4 @@ def check_function(owner: str, role: str, function: Callable[..., object]) -> No
         TypeError: it is a coroutine function; the text says what to use.
     """
     if is_coroutine_function(function):
-        raise TypeError(
-            f"{owner} needs blocking functions, and {role} is a coroutine function: use Async{owner}"
-        )
+        raise TypeError(f"{owner} needs blocking functions, and {role} is a coroutine function: use Async{owner}")
