@@ -1,0 +1,1 @@
+"""The adapters of one of the two worlds, asyncio and blocking; the blocking ones are generated."""

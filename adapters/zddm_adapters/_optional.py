@@ -1,0 +1,29 @@
+"""What the wrapping adapters share: which methods are optional, and which world a function belongs to."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+__all__ = ["attach_optional_methods", "is_coroutine_function"]
+
+OPTIONAL_METHODS = ("delete", "read_many", "write_many", "delete_many", "scan", "partitions")
+
+
+def attach_optional_methods(wrapper: object, adapter: object, named: Callable[[str], object]) -> None:
+    """Give `wrapper` those optional methods that `adapter` has, each as `named(name)`.
+
+    They go on the instance, for a method of the class would be there for adapters that lack it. `describe`
+    does no I/O and needs no wrapping, so it is `adapter`'s own.
+    """
+    for name in OPTIONAL_METHODS:
+        if hasattr(adapter, name):
+            setattr(wrapper, name, named(name))
+    describe = getattr(adapter, "describe", None)
+    if describe is not None:
+        vars(wrapper)["describe"] = describe
+
+
+def is_coroutine_function(function: Callable[..., object]) -> bool:
+    """Whether calling `function`, an object with an async `__call__` included, gives a coroutine."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)

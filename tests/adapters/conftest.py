@@ -1,0 +1,107 @@
+"""The databases and the two worlds that the tests of the SQL adapter run in."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import URL, Engine, Table, create_engine
+from sqlalchemy import MetaData as Definitions
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from zddm_adapters.sqlalchemy import AsyncSqlAlchemyAdapter, SqlAlchemyAdapter
+
+BACKENDS = ("sqlite", "postgresql", "mariadb")
+WORLDS = ("blocking", "asyncio")
+COLUMNS_OF_ALL = {"mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+names = itertools.count()
+
+
+class Database:
+    """One database, and a blocking engine for what a test does beside the adapter."""
+
+    def __init__(self, backend: str, blocking: URL, asyncio: URL) -> None:
+        self.backend = backend
+        self.blocking = blocking
+        self.asyncio = asyncio
+        self.options: dict[str, Any] = {"connect_args": {"timeout": 30}} if backend == "sqlite" else {}
+        self.engine: Engine = create_engine(blocking, **self.options)
+
+
+class World:
+    """Makes tables, and adapters of one world, in one database."""
+
+    def __init__(self, database: Database, engine: Engine | AsyncEngine) -> None:
+        self.database = database
+        self.backend = database.backend
+        self.engine = engine
+        self.definitions = Definitions()
+
+    @property
+    def beside(self) -> Engine:
+        """A blocking engine on the same database, in either world."""
+        return self.database.engine
+
+    def table(self, *columns: Any, name: str | None = None) -> Table:
+        """Create a table; it goes away after the test."""
+        table = Table(name or f"table_{next(names)}", self.definitions, *columns, **COLUMNS_OF_ALL)
+        table.create(self.beside)
+        return table
+
+    def adapter(self, table: Table, *, engine: Any = None, **options: Any) -> Any:
+        """The adapter of this world over `table`."""
+        kind: Any = AsyncSqlAlchemyAdapter if isinstance(self.engine, AsyncEngine) else SqlAlchemyAdapter
+        return kind(engine or self.engine, table, **options)
+
+    def new_engine(self, **options: Any) -> Any:
+        """One more engine of this world; the test disposes of it."""
+        if isinstance(self.engine, AsyncEngine):
+            return create_async_engine(self.database.asyncio, **self.database.options | options)
+        return create_engine(self.database.blocking, **self.database.options | options)
+
+    def rows(self, table: Table) -> list[Any]:
+        """All rows of a table, read beside the adapter, in order."""
+        with self.beside.connect() as connection:
+            return sorted(tuple(row) for row in connection.execute(table.select()))
+
+
+async def settle(result: Any) -> Any:
+    """The result of a call of either world, so that one test body serves both."""
+    return await result if inspect.isawaitable(result) else result
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
+def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """A database of each kind, for the session."""
+    backend = request.param
+    if backend == "sqlite":
+        path = str(tmp_path_factory.mktemp("sqlite") / "store.db")
+        found = Database(
+            backend, URL.create("sqlite", database=path), URL.create("sqlite+aiosqlite", database=path)
+        )
+    else:
+        server = request.getfixturevalue(f"{backend}_server")
+        name = server.create_database()
+        found = Database(backend, server.url(name), server.url(name, asyncio=True))
+    yield found
+    found.engine.dispose()
+
+
+@pytest.fixture(params=WORLDS)
+async def world(request: pytest.FixtureRequest, database: Database) -> AsyncIterator[World]:
+    """Both worlds in each database."""
+    engine: Engine | AsyncEngine
+    if request.param == "asyncio":
+        engine = create_async_engine(database.asyncio, **database.options)
+    else:
+        engine = create_engine(database.blocking, **database.options)
+    found = World(database, engine)
+    yield found
+    await settle(engine.dispose())
+    found.definitions.drop_all(database.engine)
+
+
+__all__ = ["BACKENDS", "Database", "World", "settle"]
