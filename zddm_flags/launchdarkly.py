@@ -175,11 +175,13 @@ class LaunchDarklySource:
                 return
             self._closed = True
             self.alarm = None
+            by_listener = self._telling
             self._publish("closed")
         if not self._forked:
             self._leave_client()
         self._wake.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        # A listener that closes the source holds the lock, which the thread may be waiting for.
+        if self._thread is not None and not by_listener:
             self._thread.join(JOIN_SECONDS)
         self._report_events()
 
@@ -199,6 +201,7 @@ class LaunchDarklySource:
         self._wake = threading.Event()
         self._events: deque[tuple[_Level, str, dict[str, Any]]] = deque(maxlen=EVENTS_KEPT)
         self._thread: threading.Thread | None = None
+        self._telling = False
 
     def _follow_client(self) -> None:
         """Listen to the client as it is now, then evaluate: in this order no change is lost in between."""
@@ -331,13 +334,15 @@ class LaunchDarklySource:
         self._note("info", "rate_changed", **rates, reason=reason)
 
     def _tell(self, rollout: Rollout) -> None:
+        self._telling = True
         for listener in self._listeners:
             if self._rollout is not rollout:
-                return  # a listener closed the source, which has told everyone already
+                break  # a listener closed the source, which has told everyone already
             try:
                 listener(rollout)
             except BaseException as error:  # a kill reaches every gate, whatever another listener does
                 self._note_failure(error)
+        self._telling = False
 
     # Log events: written by the thread, so that slow or blocked logging never delays a kill
 
@@ -369,6 +374,8 @@ class LaunchDarklySource:
         while not self._closed:
             woken = self._wake.wait(self._seconds_to_wait(pause))
             self._wake.clear()
+            if self._closed:
+                return  # what is left to log, close() logs
             pause = FIRST_LOOK_SECONDS if woken else min(2 * pause, LAST_LOOK_SECONDS)
             self._guarded(self._step)
 

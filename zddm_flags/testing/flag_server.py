@@ -400,6 +400,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
+        if status >= 400:
+            self.send_header("Connection", "close")  # the SDK leaves a refused connection open and unread
         self.end_headers()
         self.wfile.write(body)
 
