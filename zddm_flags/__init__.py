@@ -4,6 +4,7 @@ from zddm_flags._async.proxy import AsyncProxy
 from zddm_flags._sync.proxy import Proxy
 from zddm_flags.gate import TrafficGate
 from zddm_flags.hashing import DeterministicHasher, FNV1a64Hasher, XXH3Hasher, XXH64Hasher
+from zddm_flags.launchdarkly import LaunchDarklySource
 from zddm_flags.ledger import AsyncInMemoryLedger, InMemoryLedger
 from zddm_flags.protocols import AsyncStorageAdapter, Page, StorageAdapter, StoreInfo
 from zddm_flags.rollout import Rollout, RolloutSource, StaticSource
@@ -17,6 +18,7 @@ __all__ = [
     "DeterministicHasher",
     "FNV1a64Hasher",
     "InMemoryLedger",
+    "LaunchDarklySource",
     "Page",
     "Proxy",
     "ProxyStats",

@@ -7,7 +7,6 @@ import inspect
 import random
 import subprocess
 import sys
-import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -32,7 +31,7 @@ from sqlalchemy import (
     create_engine,
     text,
 )
-from sqlalchemy.dialects import mssql, mysql, postgresql
+from sqlalchemy.dialects import mssql, mysql
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import QueuePool
@@ -519,7 +518,7 @@ class TestErrors:
             blocker.execute(users.update().values(age=1))  # the adapter's write waits for this row
             waiting = asyncio.create_task(in_task(world, lambda: adapter.write(1, BOB)))
             await cut_the_waiting_connection(world)
-            with pytest.raises(Exception) as caught:  # noqa: PT011 - what the driver raises
+            with pytest.raises(Exception) as caught:
                 await asyncio.wait_for(waiting, 30)
         assert not isinstance(caught.value, NotApplied)
         await settle(adapter.write(1, BOB))

@@ -40,7 +40,9 @@ def command_line() -> None:
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the traffic's random choices.")
 @click.option(
-    "--plain", is_flag=True, help="Print a line a second instead of a live table. So does output that is no terminal."
+    "--plain",
+    is_flag=True,
+    help="Print a line a second instead of a live table. So does output that is no terminal.",
 )
 @click.option(
     "--otlp",

@@ -61,7 +61,8 @@ class CheckedOld:
         revision = None if value is None else value.revision
         with self._locks[hash(key) % _LOCKS]:
             return any(
-                each.revision == revision and each.since <= end and each.until >= begin for each in self._history[key]
+                each.revision == revision and each.since <= end and each.until >= begin
+                for each in self._history[key]
             )
 
 

@@ -118,7 +118,9 @@ class LiveTable:
         table.add_row("operations a second", f"{moment.operations_per_second:,.0f}")
         table.add_row("reads on Old", f"{moment.share_on_old:.1%}")
         table.add_row("stale keys", str(stats.stale_keys))
-        table.add_row("wrong reads", Text(str(moment.wrong), style="bold green" if not moment.wrong else "bold red"))
+        table.add_row(
+            "wrong reads", Text(str(moment.wrong), style="bold green" if not moment.wrong else "bold red")
+        )
         paths = Table(min_width=64)
         paths.add_column("keys by path")
         for operation in ("read", "write", "delete"):

@@ -85,7 +85,9 @@ def run(options: Options) -> int:
     live = console.is_terminal and not options.plain
     console.print("Preparing: 28,000 airports go into a SQLite file", highlight=False)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zddm-demo-", ignore_cleanup_errors=True)))
+        folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="zddm-demo-", ignore_cleanup_errors=True))
+        )
         airports = all_airports()
         old_engine = stack.enter_context(_disposing(sqlite_engine(folder / "old.sqlite")))
         old_store = old_adapter(old_engine)
@@ -131,7 +133,9 @@ def _client(options: Options, server: FlagServer | None, stack: ExitStack) -> LD
         return server.client()
     key = os.environ.get("LAUNCHDARKLY_SDK_KEY")
     if not key:
-        raise click.UsageError("--flag-key needs the SDK key of a LaunchDarkly environment in LAUNCHDARKLY_SDK_KEY")
+        raise click.UsageError(
+            "--flag-key needs the SDK key of a LaunchDarkly environment in LAUNCHDARKLY_SDK_KEY"
+        )
     uris = {} if options.relay is None else dict.fromkeys(("stream_uri", "base_uri", "events_uri"), options.relay)
     client = LDClient(Config(key, **uris))
     stack.callback(client.close)
@@ -276,5 +280,3 @@ def _pages(codes: list[str]) -> Iterator[list[str]]:
     iterator = iter(codes)
     while page := list(itertools.islice(iterator, _PAGE)):
         yield page
-
-

@@ -45,7 +45,9 @@ class Traffic:
         self.failed = 0
         self.last_error: str | None = None
         self._threads = [
-            threading.Thread(target=self._work, args=(random.Random(f"{seed}-{number}"),), name=f"traffic-{number}")
+            threading.Thread(
+                target=self._work, args=(random.Random(f"{seed}-{number}"),), name=f"traffic-{number}"
+            )
             for number in range(_THREADS)
         ]
 

@@ -1,0 +1,175 @@
+"""Forks a real process that follows a flag; prints what the child saw, as JSON. Run by test_fork.py."""
+
+import json
+import os
+import sys
+import threading
+
+from ldclient import Context
+from structlog.testing import capture_logs
+
+from zddm_flags import LaunchDarklySource, TrafficGate
+from zddm_flags.errors import NotForked
+from zddm_flags.testing import FlagServer
+
+CONTEXT = Context.builder("users-service").kind("service").build()
+
+
+def in_child(look):
+    """Fork, run `look` in the child, and return what it returned there."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            answer = look()
+        except BaseException as error:
+            answer = repr(error)
+        os.write(writer, json.dumps(answer).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        answer = json.loads(pipe.read())
+    os.waitpid(pid, 0)
+    return answer
+
+
+def reached(source, rate):
+    event = threading.Event()
+    source.subscribe(lambda rollout: event.set() if rollout.read == rate else None)
+    return event.wait(5)
+
+
+def without_postfork(server, client, source, gate):
+    """The child is closed and says so once, when the gate is used; the parent goes on."""
+
+    def look():
+        with capture_logs() as logs:
+            before = gate.rate
+            silent = len(logs)
+            passed = [gate.should_pass(key) or gate.should_pass_write(key) for key in range(100)]
+        return [before, silent, any(passed), [(event["log_level"], event["event"]) for event in logs]]
+
+    child = in_child(look)
+    server.set("rate", 0.25)
+    return {"child": child, "parent": reached(source, 0.25) and gate.rate}
+
+
+def with_postfork(server, client, source, gate):
+    """The child follows the flag again, and so does its own child."""
+
+    def follow_again():
+        client.postfork()
+        source.postfork()
+        start, alarm = gate.rate, gate.decision.alarm is None
+        server_in_parent.set()
+        return [start, alarm, reached(source, 0.25), gate.rate]
+
+    # The server lives in the parent: tell it over a pipe when to change the flag.
+    reader, writer = os.pipe()
+
+    class server_in_parent:  # noqa: N801 - reads as the event that it stands for
+        @staticmethod
+        def set():
+            os.write(writer, b".")
+
+    changing = threading.Thread(target=lambda: (os.read(reader, 1), server.set("rate", 0.25)))
+    changing.start()
+    child = in_child(follow_again)
+    changing.join()
+
+    def grandchild():
+        client.postfork()
+        source.postfork()
+        closed_in_between = in_child(lambda: gate.rate)
+        return [gate.rate, closed_in_between]
+
+    return {"child": child, "grandchild": in_child(grandchild)}
+
+
+def closed_flag(server, client, source, gate):
+    """A flag at 0 takes the alarm off the gate, too."""
+    server.set("rate", 0)
+    assert reached(source, 0.0)
+
+    def look():
+        client.postfork()
+        source.postfork()
+        with capture_logs() as logs:
+            gate.should_pass("key")
+        return [gate.rate, gate.decision.alarm is None, "launchdarkly_forked" in str(logs)]
+
+    return in_child(look)
+
+
+def too_early(server, client, source, gate):
+    """The source's postfork() before the client's is refused and leaves the gate closed."""
+
+    def look():
+        try:
+            source.postfork()
+        except NotForked as error:
+            return [str(error), gate.rate]
+        return "not refused"
+
+    return in_child(look)
+
+
+def held_locks(server, client, source, gate):
+    """A fork while another thread holds the source's lock neither hangs the child nor leaves it open."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold(rollout):
+        if rollout.read == 0.75:
+            inside.set()
+            leave.wait(10)
+
+    source.subscribe(hold)
+    server.set("rate", 0.75)
+    assert inside.wait(5)
+
+    def look():
+        passed = gate.should_pass("key")
+        client.postfork()
+        source.subscribe(lambda _: None)
+        source.close()
+        source.close()
+        return [passed, gate.rate]
+
+    child = in_child(look)
+    leave.set()
+    return child
+
+
+def closed_in_child(server, client, source, gate):
+    """Closing in the child without postfork() ends there and leaves the parent alone."""
+
+    def look():
+        source.close()
+        source.postfork()
+        return gate.rate
+
+    child = in_child(look)
+    server.set("rate", 0.25)
+    return [child, reached(source, 0.25)]
+
+
+def replaced_without_a_fork(server, client, source, gate):
+    """The client's postfork() in a process that was not forked: the source's follows the new one."""
+    source.postfork()
+    client.postfork()
+    source.postfork()
+    server.set("rate", 0.25)
+    return [reached(source, 0.25), gate.rate]
+
+
+def main():
+    """Run the scenario named on the command line."""
+    with capture_logs(), FlagServer({"rate": 0.5}) as server:
+        client = server.client()
+        with LaunchDarklySource(client, "rate", CONTEXT, refresh_seconds=3600) as source:
+            result = globals()[sys.argv[1]](server, client, source, TrafficGate(source))
+    print(json.dumps(result))  # noqa: T201 - the answer to the test
+
+
+if __name__ == "__main__":
+    main()
