@@ -17,8 +17,8 @@ def main() -> None:
 
 
 def _missing(module: str) -> int:
-    print(  # noqa: T201 - the command line has no other way to speak yet
-        f'zddm: the command line needs {module}: pip install "zddm-flags[cli]" (with the demo: "zddm-flags[demo]")',
+    print(  # noqa: T201 - click is not there to speak
+        f'zddm: the command line needs {module}: pip install "zddm-flags[cli]" (for the demo "zddm-flags[demo]")',
         file=sys.stderr,
     )
     return 2

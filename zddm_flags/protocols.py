@@ -69,16 +69,17 @@ class Page(Generic[K, V]):
 class StorageAdapter(Protocol[K_contra, V]):
     """A store, seen as a map. Thread-safe, if the proxy is used from several threads.
 
-    A value is never None. An error is raised, never returned as an absent key. Where a write certainly took
+    """A store, seen as a map. Thread-safe, if the proxy is used from several threads. Name the arguments as you like.
+
     no effect the adapter raises `NotApplied` from the store's error; any other error means "unknown".
     The driver's own retries of writes should be off.
     """
 
-    def read(self, key: K_contra) -> V | None:
+    def read(self, key: K_contra, /) -> V | None:
         """The value of `key`, or None where the store has none."""
         ...
 
-    def write(self, key: K_contra, value: V) -> None:
+    def write(self, key: K_contra, value: V, /) -> None:
         """Insert or replace; committed and visible to every reader when it returns."""
         ...
 
@@ -87,11 +88,11 @@ class StorageAdapter(Protocol[K_contra, V]):
 class AsyncStorageAdapter(Protocol[K_contra, V]):
     """The asyncio twin of `StorageAdapter`."""
 
-    async def read(self, key: K_contra) -> V | None:
+    async def read(self, key: K_contra, /) -> V | None:
         """The value of `key`, or None where the store has none."""
         ...
 
-    async def write(self, key: K_contra, value: V) -> None:
+    async def write(self, key: K_contra, value: V, /) -> None:
         """Insert or replace; committed and visible to every reader when it returns."""
         ...
 
@@ -100,7 +101,7 @@ class AsyncStorageAdapter(Protocol[K_contra, V]):
 class SupportsDelete(Protocol[K_contra]):
     """A store that can delete."""
 
-    def delete(self, key: K_contra) -> None:
+    def delete(self, key: K_contra, /) -> None:
         """Remove `key`; no error where it is absent. Committed when it returns."""
         ...
 
@@ -109,7 +110,7 @@ class SupportsDelete(Protocol[K_contra]):
 class AsyncSupportsDelete(Protocol[K_contra]):
     """The asyncio twin of `SupportsDelete`."""
 
-    async def delete(self, key: K_contra) -> None:
+    async def delete(self, key: K_contra, /) -> None:
         """Remove `key`; no error where it is absent. Committed when it returns."""
         ...
 
@@ -118,7 +119,7 @@ class AsyncSupportsDelete(Protocol[K_contra]):
 class SupportsReadMany(Protocol[K, V_co]):
     """A store that reads many keys in one call."""
 
-    def read_many(self, keys: Sequence[K]) -> Mapping[K, V_co]:
+    def read_many(self, keys: Sequence[K], /) -> Mapping[K, V_co]:
         """The values of `keys`; absent keys are left out. The mapping's keys equal those asked for."""
         ...
 
@@ -127,7 +128,7 @@ class SupportsReadMany(Protocol[K, V_co]):
 class AsyncSupportsReadMany(Protocol[K, V_co]):
     """The asyncio twin of `SupportsReadMany`."""
 
-    async def read_many(self, keys: Sequence[K]) -> Mapping[K, V_co]:
+    async def read_many(self, keys: Sequence[K], /) -> Mapping[K, V_co]:
         """The values of `keys`; absent keys are left out. The mapping's keys equal those asked for."""
         ...
 
@@ -136,7 +137,7 @@ class AsyncSupportsReadMany(Protocol[K, V_co]):
 class SupportsWriteMany(Protocol[K, V_contra]):
     """A store that writes many keys in one call."""
 
-    def write_many(self, items: Mapping[K, V_contra]) -> None:
+    def write_many(self, items: Mapping[K, V_contra], /) -> None:
         """Insert or replace each. Where it raises anything but `NotApplied`, some may have been written."""
         ...
 
@@ -145,7 +146,7 @@ class SupportsWriteMany(Protocol[K, V_contra]):
 class AsyncSupportsWriteMany(Protocol[K, V_contra]):
     """The asyncio twin of `SupportsWriteMany`."""
 
-    async def write_many(self, items: Mapping[K, V_contra]) -> None:
+    async def write_many(self, items: Mapping[K, V_contra], /) -> None:
         """Insert or replace each. Where it raises anything but `NotApplied`, some may have been written."""
         ...
 
@@ -154,7 +155,7 @@ class AsyncSupportsWriteMany(Protocol[K, V_contra]):
 class SupportsDeleteMany(Protocol[K_contra]):
     """A store that deletes many keys in one call."""
 
-    def delete_many(self, keys: Sequence[K_contra]) -> None:
+    def delete_many(self, keys: Sequence[K_contra], /) -> None:
         """Remove each; no error where one is absent."""
         ...
 
@@ -163,7 +164,7 @@ class SupportsDeleteMany(Protocol[K_contra]):
 class AsyncSupportsDeleteMany(Protocol[K_contra]):
     """The asyncio twin of `SupportsDeleteMany`."""
 
-    async def delete_many(self, keys: Sequence[K_contra]) -> None:
+    async def delete_many(self, keys: Sequence[K_contra], /) -> None:
         """Remove each; no error where one is absent."""
         ...
 

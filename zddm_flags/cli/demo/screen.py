@@ -15,7 +15,7 @@ from rich.text import Text
 
 from zddm_flags import ProxyStats
 
-__all__ = ["Lines", "Live", "LiveTable", "Moment", "Screen", "percent"]
+__all__ = ["Lines", "LiveTable", "Moment", "Screen", "percent"]
 
 _EVENTS = 6
 
@@ -81,7 +81,7 @@ class Lines:
         self._next = moment.seconds + 1.0
         self._console.print(
             f"{moment.seconds:6.1f} s   rate {percent(moment.stats.rollout.read):>6}   "
-            f"{moment.operations_per_second:6,.0f} operations/s   reads on Old {moment.share_on_old:6.1%}   "
+            f"{moment.operations_per_second:7,.0f} operations/s   reads on Old {moment.share_on_old:6.1%}   "
             f"stale keys {moment.stats.stale_keys:4}   wrong reads {moment.wrong}",
             markup=False,
             highlight=False,
@@ -89,6 +89,7 @@ class Lines:
 
     def close(self) -> None:
         """See `Screen.close`."""
+        _send_events_to(_nowhere)
 
 
 class LiveTable:
@@ -134,6 +135,7 @@ class LiveTable:
     def close(self) -> None:
         """See `Screen.close`."""
         self._live.stop()
+        _send_events_to(_nowhere)
 
 
 def _event_line(event: str, fields: Mapping[str, object]) -> str:
@@ -145,6 +147,10 @@ _DULL = {"level", "migration", "flag_key"}
 
 class _Sink(Protocol):
     def __call__(self, event: str, fields: Mapping[str, object], /) -> None: ...
+
+
+def _nowhere(event: str, fields: Mapping[str, object]) -> None:
+    """What happens after the screen is closed is told by nobody."""
 
 
 def _send_events_to(sink: _Sink) -> None:

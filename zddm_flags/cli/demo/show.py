@@ -81,8 +81,9 @@ _PHASES = [
 
 def run(options: Options) -> int:
     """Run the demo and return its exit code."""
-    console = Console(soft_wrap=options.plain)
+    console = Console()
     live = console.is_terminal and not options.plain
+    console.soft_wrap = not live  # a line of a log is one line, however narrow the terminal
     console.print("Preparing: 28,000 airports go into a SQLite file", highlight=False)
     with ExitStack() as stack:
         folder = Path(
@@ -136,8 +137,11 @@ def _client(options: Options, server: FlagServer | None, stack: ExitStack) -> LD
         raise click.UsageError(
             "--flag-key needs the SDK key of a LaunchDarkly environment in LAUNCHDARKLY_SDK_KEY"
         )
-    uris = {} if options.relay is None else dict.fromkeys(("stream_uri", "base_uri", "events_uri"), options.relay)
-    client = LDClient(Config(key, **uris))
+    if options.relay is None:
+        config = Config(key)
+    else:
+        config = Config(key, stream_uri=options.relay, base_uri=options.relay, events_uri=options.relay)
+    client = LDClient(config)
     stack.callback(client.close)
     return client
 
