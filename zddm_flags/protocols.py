@@ -69,10 +69,9 @@ class Page(Generic[K, V]):
 class StorageAdapter(Protocol[K_contra, V]):
     """A store, seen as a map. Thread-safe, if the proxy is used from several threads.
 
-    """A store, seen as a map. Thread-safe, if the proxy is used from several threads. Name the arguments as you like.
-
-    no effect the adapter raises `NotApplied` from the store's error; any other error means "unknown".
-    The driver's own retries of writes should be off.
+    Name the arguments as you like. A value is never None. An error is raised, never returned as an absent key.
+    Where a write certainly took no effect the adapter raises `NotApplied` from the store's error; any other error
+    means "unknown". The driver's own retries of writes should be off.
     """
 
     def read(self, key: K_contra, /) -> V | None:
