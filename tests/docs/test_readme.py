@@ -1,0 +1,93 @@
+"""The README does what it says."""
+
+import contextlib
+import io
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from zddm_adapters import InMemoryAdapter
+from zddm_flags import Proxy, TrafficGate
+from zddm_flags.testing import FlagServer
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+TEXT = README.read_text(encoding="utf-8")
+BLOCKS = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def readme_folder(tmp_path, monkeypatch):
+    """Where the README's files go."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_code_runs_and_prints_what_the_page_shows(readme_folder, monkeypatch):
+    """Every block runs, in order, and prints the text block that follows it."""
+    # Executing strings needs a module for the dataclass machinery to find.
+    module = type(sys)("readme")
+    monkeypatch.setitem(sys.modules, "readme", module)
+    with FlagServer({"users-migration-rate": 0}) as flags:
+        monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", "sdk-local")
+        monkeypatch.setattr("ldclient.LDClient", lambda config: flags.client(sdk_key=config.sdk_key))
+        module.flags = flags
+        checked = 0
+        for block in BLOCKS.finditer(TEXT):
+            line = TEXT.count("\n", 0, block.start("code"))
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output), _quiet_logs():
+                exec(compile("\n" * line + block["code"], str(README), "exec"), vars(module))  # noqa: S102
+            assert output.getvalue() == (block["output"] or ""), f"the block at line {line + 1}"
+            checked += block["output"] is not None
+        assert checked == TEXT.count("```text")
+        module.source.close()
+        for engine in (module.old_engine, module.new_engine):
+            engine.dispose()
+
+
+@contextlib.contextmanager
+def _quiet_logs():
+    from structlog.testing import capture_logs
+
+    with capture_logs():
+        yield
+
+
+def test_the_store_in_ten_lines_is_a_store(readme_folder):
+    """The JSON files of the README work as New."""
+    code = next(block["code"] for block in BLOCKS.finditer(TEXT) if "class JsonFiles" in block["code"])
+    names = {}
+    exec(code, names)  # noqa: S102 - the page is ours
+    new = names["JsonFiles"](readme_folder)
+    proxy = Proxy(TrafficGate(1.0), InMemoryAdapter({"ada": {"born": 1815}}), new)
+    assert proxy.read("ada") == {"born": 1815} == new.read("ada")
+    assert proxy.stats().operations == {("read", "copied"): 1}
+
+
+def test_links_lead_somewhere():
+    """Each relative link of the README and the docs is a file, or a heading of the page."""
+    for page in [README, *sorted((ROOT / "docs").glob("*.md"))]:
+        text = page.read_text(encoding="utf-8")
+        headings = {
+            re.sub(r"[^\w -]", "", line.lstrip("#").strip().lower()).replace(" ", "-")
+            for line in text.splitlines()
+            if line.startswith("#")
+        }
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            if target.startswith("#"):
+                assert target[1:] in headings, f"{page.name}: {target}"
+            elif "://" not in target:
+                assert (page.parent / target.split("#")[0]).exists(), f"{page.name}: {target}"
+
+
+def test_exactly_two_commands_set_up():
+    """The README's first code block has make demo and make test, and nothing else to run."""
+    first = re.search(r"^```\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+    assert first is not None
+    assert [line.split("#")[0].strip() for line in first[1].splitlines()] == ["make demo", "make test"]
+    targets = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "\ndemo:" in targets
+    assert "\ntest:" in targets
