@@ -107,8 +107,18 @@ def test_a_live_table_and_a_clean_interrupt(environment):
         os.close(controller)
 
 
+class _Collector(ThreadingHTTPServer):
+    """Keeps the spans that it is sent."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Receiver)
+        self.spans = []
+
+
 class _Receiver(BaseHTTPRequestHandler):
-    """An OTLP collector."""
+    """The collector's end of a connection."""
+
+    server: _Collector
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -120,15 +130,14 @@ class _Receiver(BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
 
-    def log_message(self, *_):
+    def log_message(self, format, *arguments):
         """Be quiet."""
 
 
 @pytest.fixture
 def collector():
     """An OTLP collector on loopback."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Receiver)
-    server.spans = []
+    server = _Collector()
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield server
