@@ -149,9 +149,23 @@ def closed_in_child(server, client, source, gate):
         return gate.rate
 
     lock = listeners_of(client.flag_tracker)._Listeners__lock
-    lock.lock()
+    held, leave = threading.Event(), threading.Event()
+
+    def hold():
+        if hasattr(lock, "acquire"):
+            lock.acquire()
+        else:  # since some release after 9.12 it is a lock of the SDK's own
+            lock.lock()
+        held.set()
+        leave.wait(10)
+        lock.release() if hasattr(lock, "release") else lock.unlock()
+
+    holding = threading.Thread(target=hold)
+    holding.start()
+    assert held.wait(5)
     child = in_child(look)
-    lock.unlock()
+    leave.set()
+    holding.join()
     server.set("rate", 0.25)
     return [child, reached(source, 0.25)]
 

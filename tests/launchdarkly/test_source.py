@@ -585,7 +585,7 @@ def test_blocked_logging_delays_no_kill(server, make_source, reaches):
         assert source._thread.is_alive()
     finally:
         release.set()
-        structlog.reset_defaults()
+        structlog.configure(processors=[structlog.testing.LogCapture()])
 
 
 # The end
