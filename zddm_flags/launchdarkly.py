@@ -300,7 +300,7 @@ class LaunchDarklySource:
             detail = self._client.variation_detail(self.flag_key, self._context, None)
             reason = detail.reason or {}
             with self._lock:
-                if generation != self._generation or self._closed:
+                if generation != self._generation:
                     return
                 self._unread = False
                 # Without an index the value is not the flag's but what the caller gave as the default.

@@ -141,25 +141,48 @@ def held_locks(server, client, source, gate):
 
 
 def closed_in_child(server, client, source, gate):
-    """Closing in the child without postfork() ends there and leaves the parent alone."""
+    """Closing in the child without postfork() ends, whatever lock of the SDK was held; the parent goes on."""
 
     def look():
         source.close()
         source.postfork()
         return gate.rate
 
+    lock = listeners_of(client.flag_tracker)._Listeners__lock
+    held, leave = threading.Event(), threading.Event()
+
+    def hold():
+        if hasattr(lock, "acquire"):
+            lock.acquire()
+        else:  # since some release after 9.12 it is a lock of the SDK's own
+            lock.lock()
+        held.set()
+        leave.wait(10)
+        lock.release() if hasattr(lock, "release") else lock.unlock()
+
+    holding = threading.Thread(target=hold)
+    holding.start()
+    assert held.wait(5)
     child = in_child(look)
+    leave.set()
+    holding.join()
     server.set("rate", 0.25)
     return [child, reached(source, 0.25)]
 
 
 def replaced_without_a_fork(server, client, source, gate):
-    """The client's postfork() in a process that was not forked: the source's follows the new one."""
+    """The client's postfork() in a process that was not forked: the source follows the new one only."""
     source.postfork()
+    before = client.flag_tracker
     client.postfork()
     source.postfork()
     server.set("rate", 0.25)
-    return [reached(source, 0.25), gate.rate]
+    return [reached(source, 0.25), gate.rate, listeners_of(before).has_listeners()]
+
+
+def listeners_of(flag_tracker):
+    """What the SDK keeps the listeners in; it has no public way to ask."""
+    return flag_tracker._FlagTrackerImpl__listeners
 
 
 def main():

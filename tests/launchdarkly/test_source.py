@@ -1,11 +1,13 @@
 """The rollout follows the flag, through the real SDK."""
 
+from __future__ import annotations
+
 import gc
 import json
 import math
 import threading
 import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import pytest
 import structlog
@@ -14,6 +16,8 @@ from hypothesis import strategies as st
 from ldclient import Config, LDClient
 from ldclient.hook import Hook, Metadata
 from ldclient.integrations.test_data import TestData as FlagData
+from ldclient.interfaces import UpdateProcessor
+from ldclient.versioned_data_kind import FEATURES, SEGMENTS
 
 from zddm_flags import LaunchDarklySource, Rollout, TrafficGate
 from zddm_flags.errors import GateIsLive, InvalidRollout
@@ -360,14 +364,22 @@ def test_a_listener_that_refuses_to_subscribe(make_source):
 
 
 def test_a_listener_that_closes_the_source(server, make_source, eventually):
-    """A listener may close the source: everyone after it is told of the closing only."""
-    source = make_source()
-    seen = []
-    source.subscribe(lambda rollout: source.close() if rollout.read == 0.25 else None)
+    """A listener may close the source, at once: everyone after it is told of the closing only."""
+    source = make_source(max_staleness=3600)
+    seen, seconds = [], []
+
+    def close(rollout):
+        if rollout.read == 0.25:
+            started = time.monotonic()
+            source.close()
+            seconds.append(time.monotonic() - started)
+
+    source.subscribe(close)
     source.subscribe(lambda rollout: seen.append(rollout.read))
     server.set("rate", 0.25)
-    eventually(lambda: len(seen) > 1)
+    eventually(lambda: seconds)
     assert seen == [0.5, 0.0]
+    assert seconds[0] < 1.0
 
 
 # The connection
@@ -390,6 +402,44 @@ def test_not_ready_at_the_start(context, caplog, reaches, logged):
         "initializing",
         "valid",
     ]
+
+
+class Silent(UpdateProcessor):
+    """A data source that becomes ready without reporting a state or a change, as files and daemons do."""
+
+    started: ClassVar[list[Silent]] = []
+
+    def __init__(self, config, store, ready):
+        self.store = store
+        self.ready = ready
+
+    def start(self):
+        self.started.append(self)
+
+    def initialized(self):
+        return self.ready.is_set()
+
+    def become_ready(self, rate):
+        flag = {
+            "key": "rate",
+            "version": 1,
+            "on": True,
+            "variations": [rate],
+            "fallthrough": {"variation": 0},
+        }
+        self.store.init({FEATURES: {"rate": flag}, SEGMENTS: {}})
+        self.ready.set()
+
+
+def test_ready_without_a_word(context, reaches):
+    """A client that becomes ready without reporting it is noticed long before the next refresh."""
+    config = Config("sdk-local", update_processor_class=Silent, send_events=False)
+    with (
+        LDClient(config, start_wait=0) as client,
+        LaunchDarklySource(client, "rate", context, refresh_seconds=3600) as source,
+    ):
+        Silent.started.pop().become_ready(0.25)
+        assert reaches(source, 0.25)
 
 
 def test_a_default_while_not_ready(context):
@@ -527,7 +577,7 @@ def test_blocked_logging_delays_no_kill(server, make_source, reaches):
         assert source._thread.is_alive()
     finally:
         release.set()
-        structlog.reset_defaults()
+        structlog.configure(processors=[structlog.testing.LogCapture()])
 
 
 # The end
@@ -560,6 +610,8 @@ def test_closing_is_quick(make_source):
     source = make_source()
     started = time.monotonic()
     source.close()
+    assert source._thread is not None
+    assert not source._thread.is_alive()
     assert time.monotonic() - started < 1.0
 
 
