@@ -31,12 +31,13 @@ demo: $(VENV)/.demo  ## Watch live data move between two stores, ramped and kill
 test: $(VENV)/.dev  ## Run the tests
 	@$(RUN) -m pytest $(ARGS)
 
-test-all:  ## Run the tests on every supported Python that is found
+test-all:  ## Run the tests on every supported Python that is found, on the PATH or under pyenv
 	@found=; for version in 3.11 3.12 3.13; do \
-		if "python$$version" -c '' >/dev/null 2>&1; then \
-			found="$$found $$version"; \
-			$(MAKE) --no-print-directory test PYTHON="python$$version" VENV=".venv-$$version" || exit 1; \
-		else echo "python$$version was not found: skipped"; fi; \
+		python=; for candidate in "python$$version" "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python; do \
+			"$$candidate" -c '' >/dev/null 2>&1 && { python="$$candidate"; break; }; done; \
+		if test -z "$$python"; then echo "== Python $$version was not found: skipped"; continue; fi; \
+		echo "== Python $$version: $$python"; found="$$found $$version"; \
+		$(MAKE) --no-print-directory test PYTHON="$$python" VENV=".venv-$$version" || exit 1; \
 	done; test -n "$$found" || { echo "no supported Python was found" >&2; exit 1; }; echo "passed on Python$$found"
 
 check: $(VENV)/.dev  ## Lint, types, generated code

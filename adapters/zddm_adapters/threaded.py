@@ -55,8 +55,8 @@ class ThreadedAdapter(Generic[K, V]):
         async def delete_many(self, keys: Sequence[K]) -> None:
             """Remove each; no error where one is absent."""
 
-        async def scan(self, cursor: str | None = None, limit: int = 1000) -> Page[K, V]:
-            """At most `limit` items after `cursor`."""
+        async def scan(self, cursor: str | None = None, limit: int = 1000, until: str | None = None) -> Page[K, V]:
+            """At most `limit` items after `cursor` and, where the adapter knows it, up to and with `until`."""
             ...
 
         async def partitions(self, count: int) -> Sequence[tuple[str | None, str | None]]:

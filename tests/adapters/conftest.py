@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -12,11 +11,16 @@ from sqlalchemy import URL, Engine, Table, create_engine
 from sqlalchemy import MetaData as Definitions
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from tests.worlds import settle
 from zddm_adapters.sqlalchemy import AsyncSqlAlchemyAdapter, SqlAlchemyAdapter
 
 BACKENDS = ("sqlite", "postgresql", "mariadb")
 WORLDS = ("blocking", "asyncio")
-COLUMNS_OF_ALL = {"mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+BINARY_COLLATION: dict[str, Any] = {"mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+IMPATIENT: dict[str, dict[str, Any]] = {
+    "postgresql": {"connect_args": {"options": "-c lock_timeout=10000"}},
+    "mariadb": {"connect_args": {"init_command": "SET lock_wait_timeout=10"}},
+}
 names = itertools.count()
 
 
@@ -28,7 +32,8 @@ class Database:
         self.blocking = blocking
         self.asyncio = asyncio
         self.options: dict[str, Any] = {"connect_args": {"timeout": 30}} if backend == "sqlite" else {}
-        self.engine: Engine = create_engine(blocking, **self.options)
+        impatient = IMPATIENT.get(backend, self.options)  # so that a failing test cannot hang the next one
+        self.engine: Engine = create_engine(blocking, **impatient)
 
 
 class World:
@@ -47,7 +52,7 @@ class World:
 
     def table(self, *columns: Any, name: str | None = None) -> Table:
         """Create a table; it goes away after the test."""
-        table = Table(name or f"table_{next(names)}", self.definitions, *columns, **COLUMNS_OF_ALL)
+        table = Table(name or f"table_{next(names)}", self.definitions, *columns, **BINARY_COLLATION)
         table.create(self.beside)
         return table
 
@@ -66,11 +71,6 @@ class World:
         """All rows of a table, read beside the adapter, in order."""
         with self.beside.connect() as connection:
             return sorted(tuple(row) for row in connection.execute(table.select()))
-
-
-async def settle(result: Any) -> Any:
-    """The result of a call of either world, so that one test body serves both."""
-    return await result if inspect.isawaitable(result) else result
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
@@ -102,6 +102,3 @@ async def world(request: pytest.FixtureRequest, database: Database) -> AsyncIter
     yield found
     await settle(engine.dispose())
     found.definitions.drop_all(database.engine)
-
-
-__all__ = ["BACKENDS", "Database", "World", "settle"]

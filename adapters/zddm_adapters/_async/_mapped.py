@@ -50,8 +50,8 @@ class AsyncMappedAdapter(Generic[K, V]):
         async def delete_many(self, keys: Sequence[K]) -> None:
             """Remove each; no error where one is absent."""
 
-        async def scan(self, cursor: str | None = None, limit: int = 1000) -> Page[K, V]:
-            """At most `limit` items after `cursor`."""
+        async def scan(self, cursor: str | None = None, limit: int = 1000, until: str | None = None) -> Page[K, V]:
+            """At most `limit` items after `cursor` and up to and with `until`."""
             ...
 
         async def partitions(self, count: int) -> Sequence[tuple[str | None, str | None]]:
@@ -113,11 +113,12 @@ class AsyncMappedAdapter(Generic[K, V]):
     async def _delete_many(self, keys: Sequence[K]) -> None:
         await self._adapter.delete_many([self._stored_key(key) for key in keys])
 
-    async def _scan(self, cursor: str | None = None, limit: int = 1000) -> Page[K, V]:
+    async def _scan(self, cursor: str | None = None, limit: int = 1000, until: str | None = None) -> Page[K, V]:
         unkey = self._unkey
         if unkey is None:
             raise Unsupported("a scan needs to map stored keys back: give MappedAdapter unkey= beside key=")
-        page = await self._adapter.scan(cursor, limit)
+        bound = {} if until is None else {"until": until}  # a wrapped adapter may know nothing of it
+        page = await self._adapter.scan(cursor, limit, **bound)
         return Page([(unkey(key), self._load(stored)) for key, stored in page.items], page.next_cursor)
 
     async def _partitions(self, count: int) -> Sequence[tuple[str | None, str | None]]:

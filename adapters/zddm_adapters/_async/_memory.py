@@ -72,8 +72,8 @@ class AsyncInMemoryAdapter(Generic[K, V]):
         for key in keys:
             self._values.pop(key, None)
 
-    async def scan(self, cursor: str | None = None, limit: int = 1000) -> Page[K, V]:
-        """At most `limit` items after `cursor`, in the order of the keys' canonical encodings.
+    async def scan(self, cursor: str | None = None, limit: int = 1000, until: str | None = None) -> Page[K, V]:
+        """At most `limit` items after `cursor`, up to and with `until`, ordered by the keys' canonical encodings.
 
         The order does not depend on that of the insertions, and a cursor stays good whatever is written or
         deleted meanwhile.
@@ -86,10 +86,11 @@ class AsyncInMemoryAdapter(Generic[K, V]):
             raise ValueError(f"limit must be at least 1, not {limit}")
         encodings, keys = self._sorted()
         start = 0 if cursor is None else bisect_right(encodings, bytes.fromhex(cursor))
-        end = min(start + limit, len(keys))
+        last = len(keys) if until is None else bisect_right(encodings, bytes.fromhex(until))
+        end = max(start, min(start + limit, last))
         found = ((key, self._values.get(key)) for key in keys[start:end])
         items = [(key, value) for key, value in found if value is not None]
-        return Page(items, encodings[end - 1].hex() if end < len(keys) else None)
+        return Page(items, encodings[end - 1].hex() if end < last else None)
 
     async def partitions(self, count: int) -> list[tuple[str | None, str | None]]:
         """At most `count` ranges of cursors, of about equally many keys, that cover the store once.

@@ -51,8 +51,8 @@ class MappedAdapter(Generic[K, V]):
         def delete_many(self, keys: Sequence[K]) -> None:
             """Remove each; no error where one is absent."""
 
-        def scan(self, cursor: str | None = None, limit: int = 1000) -> Page[K, V]:
-            """At most `limit` items after `cursor`."""
+        def scan(self, cursor: str | None = None, limit: int = 1000, until: str | None = None) -> Page[K, V]:
+            """At most `limit` items after `cursor` and up to and with `until`."""
             ...
 
         def partitions(self, count: int) -> Sequence[tuple[str | None, str | None]]:
@@ -114,11 +114,12 @@ class MappedAdapter(Generic[K, V]):
     def _delete_many(self, keys: Sequence[K]) -> None:
         self._adapter.delete_many([self._stored_key(key) for key in keys])
 
-    def _scan(self, cursor: str | None = None, limit: int = 1000) -> Page[K, V]:
+    def _scan(self, cursor: str | None = None, limit: int = 1000, until: str | None = None) -> Page[K, V]:
         unkey = self._unkey
         if unkey is None:
             raise Unsupported("a scan needs to map stored keys back: give MappedAdapter unkey= beside key=")
-        page = self._adapter.scan(cursor, limit)
+        bound = {} if until is None else {"until": until}  # a wrapped adapter may know nothing of it
+        page = self._adapter.scan(cursor, limit, **bound)
         return Page([(unkey(key), self._load(stored)) for key, stored in page.items], page.next_cursor)
 
     def _partitions(self, count: int) -> Sequence[tuple[str | None, str | None]]:
