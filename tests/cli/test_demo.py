@@ -118,12 +118,11 @@ class _Collector(ThreadingHTTPServer):
 class _Receiver(BaseHTTPRequestHandler):
     """The collector's end of a connection."""
 
-    server: _Collector
-
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         request = ExportTraceServiceRequest()
         request.ParseFromString(body if self.headers.get("Content-Encoding") != "gzip" else gzip.decompress(body))
+        assert isinstance(self.server, _Collector)
         self.server.spans.extend(
             span for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans
         )
