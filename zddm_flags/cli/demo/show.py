@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ from zddm_flags.testing import FlagServer
 __all__ = ["Options", "run"]
 
 _FLAG = "airports-migration-rate"
+_SDK_KEY = "LAUNCHDARKLY_SDK_KEY"
 _TRACED = 0.05
 _LOOK_SECONDS = 0.25
 _PAGE = 500
@@ -81,43 +83,60 @@ _PHASES = [
 
 def run(options: Options) -> int:
     """Run the demo and return its exit code."""
+    if options.flag_key is not None and not os.environ.get(_SDK_KEY):
+        raise click.UsageError(f"--flag-key needs the SDK key of a LaunchDarkly environment in {_SDK_KEY}")
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # end as by Ctrl-C: a server must not be left running
+            signal.signal(getattr(signal, name), _interrupt)
     console = Console()
+    try:
+        with ExitStack() as stack:
+            return _run(options, console, stack)
+    except KeyboardInterrupt:
+        console.print("Interrupted: stopped cleanly, the databases are removed.", highlight=False)
+        return 130
+
+
+def _run(options: Options, console: Console, stack: ExitStack) -> int:
     live = console.is_terminal and not options.plain
     console.soft_wrap = not live  # a line of a log is one line, however narrow the terminal
     console.print("Preparing: 28,000 airports go into a SQLite file", highlight=False)
-    with ExitStack() as stack:
-        folder = Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="zddm-demo-", ignore_cleanup_errors=True))
-        )
-        airports = all_airports()
-        old_engine = stack.enter_context(_disposing(sqlite_engine(folder / "old.sqlite")))
-        old_store = old_adapter(old_engine)
-        old_store.write_many(airports)
-        if options.new == "postgres":
-            console.print("Starting a PostgreSQL server", highlight=False)
-            new_engine = stack.enter_context(postgres_engine(folder / "postgres"))
-        else:
-            new_engine = stack.enter_context(_disposing(sqlite_engine(folder / "new.sqlite")))
-        old, new = CheckedOld(old_store), TimedNew(new_adapter(new_engine))
-        screen: Screen = LiveTable(console) if live else Lines(console)
-        stack.callback(screen.close)
-        telemetry = _telemetry(options, stack)
-        server = None if options.flag_key else stack.enter_context(FlagServer({_FLAG: 0.0}))
-        client = _client(options, server, stack)
-        context = Context.builder("zddm-demo").kind("service").build()
-        source = stack.enter_context(LaunchDarklySource(client, options.flag_key or _FLAG, context))
-        proxy: Proxy[str, Airport] = Proxy(TrafficGate(source), old, new, name="airports", telemetry=telemetry)
-        demo = _Demo(options, proxy, old, new, Traffic(proxy, old, airports, options.seed), screen, server)
-        try:
-            demo.run()
-        except KeyboardInterrupt:
-            demo.traffic.stop()
-            screen.close()
-            demo.summarise(console)
-            console.print("Interrupted: stopped cleanly, the databases are removed.", highlight=False)
-            return 130
+    temporary = tempfile.TemporaryDirectory(prefix="zddm-demo-", ignore_cleanup_errors=True)
+    folder = Path(stack.enter_context(temporary))
+    airports = all_airports()
+    old_engine = stack.enter_context(_disposing(sqlite_engine(folder / "old.sqlite")))
+    old_store = old_adapter(old_engine)
+    old_store.write_many(airports)
+    if options.new == "postgres":
+        console.print("Starting a PostgreSQL server", highlight=False)
+        new_engine = stack.enter_context(postgres_engine(folder / "postgres"))
+    else:
+        new_engine = stack.enter_context(_disposing(sqlite_engine(folder / "new.sqlite")))
+    old, new = CheckedOld(old_store), TimedNew(new_adapter(new_engine))
+    screen: Screen = LiveTable(console) if live else Lines(console)
+    stack.callback(screen.close)
+    telemetry = _telemetry(options, stack)
+    server = None if options.flag_key else stack.enter_context(FlagServer({_FLAG: 0.0}))
+    client = _client(options, server, stack)
+    context = Context.builder("zddm-demo").kind("service").build()
+    source = stack.enter_context(LaunchDarklySource(client, options.flag_key or _FLAG, context))
+    proxy: Proxy[str, Airport] = Proxy(TrafficGate(source), old, new, name="airports", telemetry=telemetry)
+    traffic = Traffic(proxy, old, airports, options.seed)
+    stack.callback(traffic.stop)
+    demo = _Demo(options, proxy, old, new, traffic, screen, server)
+    try:
+        demo.run()
+    except KeyboardInterrupt:
+        traffic.stop()
         screen.close()
-        return demo.verdict(console, list(airports), old_store)
+        demo.summarise(console)
+        raise
+    screen.close()
+    return demo.verdict(console, list(airports), old_store)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
@@ -132,11 +151,7 @@ def _client(options: Options, server: FlagServer | None, stack: ExitStack) -> LD
     """A client of the local stand-in, or of LaunchDarkly itself."""
     if server is not None:
         return server.client()
-    key = os.environ.get("LAUNCHDARKLY_SDK_KEY")
-    if not key:
-        raise click.UsageError(
-            "--flag-key needs the SDK key of a LaunchDarkly environment in LAUNCHDARKLY_SDK_KEY"
-        )
+    key = os.environ[_SDK_KEY]
     if options.relay is None:
         config = Config(key)
     else:
@@ -239,7 +254,8 @@ class _Demo:
         moved_all = self._proxy.stats().rollout.read == 1.0
         right = not self.traffic.wrong and not self.traffic.failed and not (moved_all and different)
         console.print(
-            f"{equal:,} airports are in New and equal to Old; {different:,} differ or are not there yet.",
+            f"{equal:,} airports are in New and equal to Old; {different:,} differ or are not there yet; "
+            f"{len(codes) - equal - different:,} were deleted by the traffic.",
             highlight=False,
         )
         console.print("The migration was right." if right else "SOMETHING WAS WRONG.", highlight=False)
@@ -252,9 +268,12 @@ class _Demo:
         for name, share, reads in self._shares:
             console.print(f"  {name:42} {share:6.1%} of {reads:,}", highlight=False)
         if self._kill_milliseconds is not None:
-            console.print(
-                f"After the kill, New was last called {self._kill_milliseconds:.1f} ms later.", highlight=False
+            later = (
+                f"for the last time {self._kill_milliseconds:.1f} ms later"
+                if self._kill_milliseconds
+                else "no more"
             )
+            console.print(f"After the kill New was called {later}.", highlight=False)
         console.print(
             f"{sum(stats.operations.values()):,} keys read, written or deleted; {stats.copies:,} copied by reads; "
             f"opened to {percent(stats.opened)}; {stats.stale_keys:,} keys stale now.",
