@@ -1,5 +1,37 @@
 """What users test their migrations with."""
 
-from zddm_flags.testing.explore import Exploration, Scenario, explore
+from zddm_flags.testing.explore import explore
+from zddm_flags.testing.scenario import (
+    Advance,
+    Crash,
+    Delete,
+    Disable,
+    Enable,
+    Exploration,
+    Fault,
+    Read,
+    ReadMany,
+    Scenario,
+    SetRate,
+    Violation,
+    Write,
+    WriteMany,
+)
 
-__all__ = ["Exploration", "Scenario", "explore"]
+__all__ = [
+    "Advance",
+    "Crash",
+    "Delete",
+    "Disable",
+    "Enable",
+    "Exploration",
+    "Fault",
+    "Read",
+    "ReadMany",
+    "Scenario",
+    "SetRate",
+    "Violation",
+    "Write",
+    "WriteMany",
+    "explore",
+]
