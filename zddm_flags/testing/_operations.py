@@ -94,6 +94,7 @@ class Node:
         "cancelled",
         "children",
         "closing",
+        "ending",
         "error",
         "heard",
         "label",
@@ -112,6 +113,7 @@ class Node:
         self.before = before
         self.after = before
         self.call: Call | None = None  # None: it is over
+        self.ending = ""  # how it ended, in words
         self.returned: object = None
         self.error: BaseException | None = None
         self.wrong: str | None = None  # what no operation may do
@@ -378,14 +380,17 @@ class Operations:
                 call = live.coroutine.throw(error("the call failed"))
         except StopIteration as stop:
             node.returned = stop.value
+            node.ending = f"; it returns {stop.value!r}"
             if node.cancelled:
                 node.wrong = "was cancelled, but returned"
         except (StoreError, NotApplied, ZddmError, CancelledError) as raised:
             node.error = raised
+            node.ending = f"; it raises {type(raised).__name__}"
             if isinstance(raised, CancelledError) and not node.cancelled:
                 node.wrong = "raised CancelledError, but was not cancelled"
         except Exception as raised:  # a mistake in the code that is explored: part of what is found
             node.error = raised
+            node.ending = f"; it raises {type(raised).__name__}"
             node.wrong = f"raised {type(raised).__name__}: {raised}"
         else:
             if isinstance(call, Call):

@@ -527,23 +527,30 @@ class _World:
             return f"{state.late[int(label)][0]} lands late"
         step = self._scenario.steps[label]
         if kind == "event":
-            return f"{label}: {step}"
+            return f"{label}: {_event_in_words(step)}"
         task = state.tasks[self._index[label]]
         if task is None:
             process = self._operations[label].process
-            return f"{label}: {process} starts" + _ending(
-                self._code.start(label, state.now, self._at(state, process))
-            )
+            node = self._code.start(label, state.now, self._at(state, process))
+            return f"{label}: {process} starts{node.ending}"
         line = f"{label}: {_call(task)} {_WORDS[kind]}"
-        return line if kind == "apply" else line + _ending(self._node_after(state, kind, task))
+        return line if kind == "apply" else line + self._node_after(state, kind, task).ending
 
 
-def _ending(node: Node) -> str:
-    if node.call is not None:
-        return ""
-    if node.error is not None:
-        return f"; it raises {type(node.error).__name__}"
-    return f"; it returns {node.returned!r}"
+def _event_in_words(event: Step) -> str:
+    match event:
+        case SetRate(process=process, rate=rate):
+            return f"{process} sees the rate {rate}"
+        case Disable(process=process):
+            return f"{process} disables its proxy"
+        case Enable(process=process):
+            return f"{process} enables its proxy"
+        case Crash(process=process):
+            return f"{process} crashes"
+        case Advance(seconds=seconds):
+            return f"{seconds} seconds pass"
+        case _:
+            return str(event)
 
 
 def _wanted(step: Operation) -> Iterable[tuple[str, str | None]]:
