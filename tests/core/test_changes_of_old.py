@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from zddm_flags import AsyncProxy, TrafficGate
-from zddm_flags.errors import NotApplied
+from zddm_flags import AsyncProxy, Proxy, TrafficGate
+from zddm_flags.errors import NotApplied, Unsupported
 
 
 class Store:
@@ -48,6 +48,34 @@ async def test_batch_is_what_it_was_when_it_was_given() -> None:
     old.go_on.set()
     await writing
     assert (old.values, new.values) == ({"k": "v1"}, {"k": "v1"})
+
+
+class DeletesInTheOtherWorld:
+    """Reads and writes blocking, but its delete is a coroutine, which a blocking caller would never run."""
+
+    def read(self, key: str) -> str | None:
+        return None
+
+    def write(self, key: str, value: str) -> None:
+        pass
+
+    async def delete(self, key: str) -> None:
+        pass
+
+
+class DeletesBlocking(Store):
+    """Is awaited, but for its delete."""
+
+    def delete(self, key: str) -> None:
+        pass
+
+
+def test_optional_method_of_the_other_world_is_refused() -> None:
+    """A proxy refuses an adapter whose delete it could not run, instead of losing deletes."""
+    with pytest.raises(Unsupported, match=r"old: .*delete\(\) is a coroutine function"):
+        Proxy(TrafficGate(1.0), DeletesInTheOtherWorld(), DeletesInTheOtherWorld())
+    with pytest.raises(Unsupported, match=r"new: .*delete\(\) is a blocking function"):
+        AsyncProxy(TrafficGate(1.0), Store(), DeletesBlocking())
 
 
 class Refusing(Store):
