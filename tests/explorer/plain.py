@@ -21,9 +21,16 @@ class PlainProxy:
         self._gate = gate
         self._old: Any = old
         self._new: Any = new
+        self._enabled = True
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
 
     async def read(self, key: str) -> str | None:
-        if not self._gate.should_pass(key):
+        if not self._enabled or not self._gate.should_pass(key):
             return await self._old.read(key)
         value = await self._new.read(key)
         if value is None:
@@ -34,10 +41,10 @@ class PlainProxy:
 
     async def write(self, key: str, value: str) -> None:
         await self._old.write(key, value)
-        if self._gate.should_pass_write(key):
+        if self._enabled and self._gate.should_pass_write(key):
             await self._new.write(key, value)
 
     async def delete(self, key: str) -> None:
         await self._old.delete(key)
-        if self._gate.should_pass_write(key):
+        if self._enabled and self._gate.should_pass_write(key):
             await self._new.delete(key)

@@ -100,8 +100,8 @@ class AsyncProxy(Generic[K, V]):
         old: the authority. Every write goes here first, and its errors reach the caller unchanged.
         new: where the keys move to. Its errors are reported by span, metric and log, never raised.
         name: names the migration in the ledger, in spans, metrics and logs. Needed with a `ledger`.
-        ledger: which keys of New must not be trusted. None: in memory, for one process whose New starts empty
-            or verified.
+        ledger: which keys of New must not be trusted. None: in memory, for one process whose New starts empty;
+            where New is verified but not empty, give one in memory that was made with `opened=1.0`.
         max_operation_seconds: an operation that could not write Old within this time raises
             `OperationTimedOut`, and tokens older than this (and a margin) are reaped. Above 0.
         max_call_seconds: how long one call to a store may take to have its effect, by the driver's time-outs.
