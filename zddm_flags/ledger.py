@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 from zddm_flags._fork import after_fork_in_child
 from zddm_flags.errors import LedgerMismatch
+from zddm_flags.rollout import checked_rate
 
 __all__ = [
     "AsyncInMemoryLedger",
@@ -236,9 +237,12 @@ class LedgerTable:
                 stale.append(key)
         return CopyGrant(frozenset(granted), frozenset(stale), self.opened, self.epoch)
 
+    # The order of the lines below matters where a KeyboardInterrupt comes between them: a token that is pending
+    # can always be reaped, and *stale* is set before the token that protected the key is gone.
+
     def _add(self, entry: _Entry, key: bytes, token: bytes, now: float) -> None:
-        entry.pending.add(token)
         self._tokens.setdefault(token, (now, set()))[1].add(key)
+        entry.pending.add(token)
 
     def end(self, outcomes: Mapping[bytes, bool], token: bytes) -> None:
         """See `MigrationLedger.end`."""
@@ -255,17 +259,17 @@ class LedgerTable:
                 self._remove(entry, key, token, stale=entry.stale)
 
     def _remove(self, entry: _Entry, key: bytes, token: bytes, *, stale: bool) -> None:
-        entry.pending.remove(token)
-        keys = self._tokens[token][1]
-        keys.remove(key)
-        if not keys:
-            del self._tokens[token]
         self._stale += stale - entry.stale
         entry.stale = stale
+        entry.pending.remove(token)
         if not entry.pending:
             entry.contended = False
             if not stale:
                 del self._entries[key]
+        keys = self._tokens[token][1]
+        keys.remove(key)
+        if not keys:
+            del self._tokens[token]
 
     def dirty(self, keys: Iterable[bytes]) -> Collection[bytes]:
         """See `MigrationLedger.dirty`."""
@@ -286,7 +290,10 @@ class LedgerTable:
             old.append(token)
         for token in old:
             for key in sorted(self._tokens[token][1]):
-                self._remove(self._entries[key], key, token, stale=True)
+                entry = self._entries.get(key)
+                if entry is not None and token in entry.pending:
+                    self._remove(entry, key, token, stale=True)
+            self._tokens.pop(token, None)
         return len(old)
 
     def summary(self, now: float) -> LedgerSummary:
@@ -296,20 +303,22 @@ class LedgerTable:
         return LedgerSummary(self._stale, len(self._tokens), age, self.opened, self.epoch)
 
     def fingerprint(self) -> object:
-        """The whole state but for the tokens' ages, hashable: what an explorer remembers of it."""
+        """The whole state, hashable: what an explorer remembers of it."""
         entries = frozenset(
             (key, frozenset(entry.pending), entry.stale, entry.contended) for key, entry in self._entries.items()
         )
-        return entries, self.opened, self.epoch
+        begun = frozenset((token, moment) for token, (moment, _) in self._tokens.items())
+        return entries, begun, self.opened, self.epoch
 
 
 class _InMemoryMigration:
     """One migration's rows in memory: a `LedgerTable` behind a lock that is held for microseconds."""
 
-    def __init__(self, identity: str, clock: Callable[[], float]) -> None:
+    def __init__(self, identity: str, clock: Callable[[], float], opened: float) -> None:
         self.identity = identity
         self._clock = clock
         self._table = LedgerTable()
+        self._table.open_to(opened)
         self._lock = threading.Lock()
 
     def begin(self, keys: Sequence[bytes], token: bytes) -> Grant:
@@ -358,12 +367,19 @@ class InMemoryLedger:
     this ledger is disabled. Thread-safe.
 
     Args:
+        opened: the largest rate at which New may have been used before. 0.0 is for a New that is empty. Where
+            New holds anything, verified or not, a write that skips New must leave its key stale, so give 1.0,
+            or the largest rate that there ever was.
         clock: seconds from any start, never running backwards; for tests.
+
+    Raises:
+        InvalidRollout: `opened` is no rate.
     """
 
     shared = False
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, opened: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._opened = checked_rate(opened)
         self._clock = clock
         self._lock = threading.Lock()
         self._migrations: dict[str, _InMemoryMigration] = {}
@@ -376,7 +392,7 @@ class InMemoryLedger:
             LedgerMismatch: another proxy uses the name with another hasher or encoding.
         """
         with self._lock:
-            rows = self._migrations.setdefault(name, _InMemoryMigration(identity, self._clock))
+            rows = self._migrations.setdefault(name, _InMemoryMigration(identity, self._clock, self._opened))
         if rows.identity != identity:
             raise LedgerMismatch(
                 f"migration {name!r} was begun with hasher {rows.identity!r}, this gate has {identity!r}: "

@@ -100,8 +100,8 @@ class AsyncProxy(Generic[K, V]):
         old: the authority. Every write goes here first, and its errors reach the caller unchanged.
         new: where the keys move to. Its errors are reported by span, metric and log, never raised.
         name: names the migration in the ledger, in spans, metrics and logs. Needed with a `ledger`.
-        ledger: which keys of New must not be trusted. None: in memory, for one process whose New starts empty
-            or verified.
+        ledger: which keys of New must not be trusted. None: in memory, for one process whose New starts empty;
+            where New is verified but not empty, give one in memory that was made with `opened=1.0`.
         max_operation_seconds: an operation that could not write Old within this time raises
             `OperationTimedOut`, and tokens older than this (and a margin) are reaped. Above 0.
         max_call_seconds: how long one call to a store may take to have its effect, by the driver's time-outs.
@@ -261,6 +261,7 @@ class AsyncProxy(Generic[K, V]):
         Where it raises, some items may be written and others not. Raises what `write` raises; a value that is
         None raises before anything is touched.
         """
+        items = dict(items)  # the caller may change its own while Old is written, and New must get the same
         for value in items.values():
             _check_value(value)
         if self._closed:
@@ -511,16 +512,19 @@ class AsyncProxy(Generic[K, V]):
                 "written; neither store was changed"
             )
         # Any other error leaves the token: Old may have been written, or may yet be (H4).
+        refused: NotApplied | None = None
         try:
             await change.apply(self._old, located, deadline)
         except NotApplied as error:
-            await self._end(self._outcomes(located, (), grant), token)
-            raise error.__cause__ or error from None
+            refused = error
         except DeadlinePassed:
             raise OperationTimedOut(
                 "max_operation_seconds less max_call_seconds passed in the middle of a batch; some of it may "
                 "have been written to Old"
             ) from None
+        if refused is not None:
+            await self._end(self._outcomes(located, (), grant), token)
+            raise refused.__cause__ or refused  # out of the handler, so that its own cause stays as it was
         try:
             admitted, why_not = await self._admitted(located, grant)
         except GeneratorExit:
@@ -581,22 +585,26 @@ class AsyncProxy(Generic[K, V]):
         The gate is read again, now, so that a kill holds at once. Before the first write at a rate above the
         `opened` that this process knows of this epoch, the ledger is told and has acknowledged.
         """
+        known = self._opening
+        opened = max(grant.opened, known.opened) if known.epoch == grant.epoch else grant.opened
         while True:
             if not self._enabled:
                 return [], "disabled"
             decision = self._gate.decision
             admitted = [each for each in located if each.hash < decision.write_below]
             rate = decision.rollout.write
-            known = self._opening
-            opened = max(grant.opened, known.opened) if known.epoch == grant.epoch else grant.opened
             if not admitted or rate <= opened:
                 return admitted, "old"
             try:
-                self._opening = await self._ledger.open_to(rate)
+                opening = await self._ledger.open_to(rate)
             except Exception as error:
                 self._ledger_failed("open_to", error)
                 return [], "ledger_failed"
-            self._telemetry.report("info", "opened_wider", opened=self._opening.opened, before=opened)
+            if opening.epoch != grant.epoch or opening.opened < rate:
+                return [], "ledger_failed"  # the ledger was reset under this token, or keeps rates inexactly
+            self._opening = opening
+            self._telemetry.report("info", "opened_wider", opened=opening.opened, before=opened)
+            opened = opening.opened
 
     async def _apply_to_new(
         self, change: _Change[K, V], located: Sequence[_Located[K]], deadline: Deadline

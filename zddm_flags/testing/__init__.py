@@ -1,6 +1,43 @@
 """What users test their migrations with: a local LaunchDarkly, and an explorer of interleavings."""
 
-from zddm_flags.testing.explore import Exploration, Scenario, explore
+from zddm_flags.testing.explore import explore
 from zddm_flags.testing.flag_server import FlagServer
+from zddm_flags.testing.scenario import (
+    Advance,
+    Crash,
+    Delete,
+    Disable,
+    Enable,
+    Exploration,
+    Fault,
+    MakeProxy,
+    Read,
+    ReadMany,
+    Scenario,
+    SetRate,
+    Step,
+    Violation,
+    Write,
+    WriteMany,
+)
 
-__all__ = ["Exploration", "FlagServer", "Scenario", "explore"]
+__all__ = [
+    "Advance",
+    "Crash",
+    "Delete",
+    "Disable",
+    "Enable",
+    "Exploration",
+    "Fault",
+    "FlagServer",
+    "MakeProxy",
+    "Read",
+    "ReadMany",
+    "Scenario",
+    "SetRate",
+    "Step",
+    "Violation",
+    "Write",
+    "WriteMany",
+    "explore",
+]

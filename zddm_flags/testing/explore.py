@@ -6,10 +6,13 @@ and, as far as the scenario allows faults, a call may fail before it is applied,
 lose its reply, and an operation may be cancelled. `explore` visits every state that can be reached, by running
 the operations' own code by hand (no event loop, no thread, no sleep), and checks that
 
-- each read returned a value that Old held at some moment during it, and
-- at rest, every clean key that New has holds what Old holds.
+- each read returned a value that Old held at some moment during it,
+- at rest, every clean key that New has holds what Old holds,
+- Old held the value at some moment during each write that returned, and at none during a write that said
+  (`LedgerUnavailable`, `OperationTimedOut`) that it changed nothing,
+- no operation returns after it was cancelled, raises what no store raised, or waits for what never comes.
 
-It reports the shortest schedule that breaks one of them::
+It reports a shortest schedule that breaks one of them::
 
     scenario = Scenario(
         old={"k": "v1"},
@@ -18,26 +21,43 @@ It reports the shortest schedule that breaks one of them::
     )
     explore(scenario).check()
 
-A state is remembered by what the stores and the ledger hold and by all that each operation was told so far, which
-determines what it does next. Tokens, hashes and the clock are the scenario's own, so a run is deterministic.
+Give the values of a scenario's writes names of their own, or the checks cannot tell them apart. Tokens, hashes and
+the clock are the scenario's, so an exploration is deterministic. A partial batch is explored where the scenario
+says that a store is `without` the batch's method; a batch that is one call is applied as a whole or not at all.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 from asyncio import CancelledError
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import NamedTuple, TypeAlias
 
 from zddm_flags._async.proxy import AsyncProxy
-from zddm_flags.errors import NotApplied, ZddmError
-from zddm_flags.gate import TrafficGate
-from zddm_flags.ledger import AsyncLedger, CopyGrant, Grant, LedgerSummary, LedgerTable, Opening
-from zddm_flags.protocols import AsyncStorageAdapter
-from zddm_flags.rollout import Rollout
-from zddm_telemetry import Telemetry
+from zddm_flags.errors import LedgerUnavailable, NotApplied, OperationTimedOut
+from zddm_flags.ledger import LedgerTable
+from zddm_flags.testing._operations import START_OF_TIME, Call, Circumstances, Heard, Node, Operations, StoreError
+from zddm_flags.testing.scenario import (
+    Advance,
+    Crash,
+    Delete,
+    Disable,
+    Enable,
+    Exploration,
+    Fault,
+    MakeProxy,
+    Operation,
+    Read,
+    ReadMany,
+    Scenario,
+    SetRate,
+    Step,
+    Violation,
+    Write,
+    WriteMany,
+)
 
 __all__ = [
     "Advance",
@@ -57,695 +77,515 @@ __all__ = [
     "explore",
 ]
 
-Fault: TypeAlias = Literal["fail", "not_applied", "late", "lose_reply", "cancel"]
-"""A call fails before it is applied, the same and says so (`NotApplied`), fails and is applied later or never,
-is applied and loses its reply, or its operation is cancelled while it waits for the call."""
-
-Values: TypeAlias = frozenset[object]
-_FAULTS: tuple[Fault, ...] = ("fail", "not_applied", "late", "lose_reply", "cancel")
-_ABSENT = None
+Held: TypeAlias = tuple[tuple[str, str], ...]
+"""What a store holds: its items, sorted."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Operation:
-    """What a process asks of its proxy, once the steps named in `after` are done."""
+def explore(
+    scenario: Scenario,
+    make_proxy: MakeProxy | None = None,
+    *,
+    ledger_table: Callable[[], LedgerTable] = LedgerTable,
+    limit: int = 1_000_000,
+    reduce: bool = True,
+) -> Exploration:
+    """Visit every state of `scenario`, at most `limit` of them.
 
-    process: str
-    after: tuple[str, ...] = field(default=(), kw_only=True)
+    Args:
+        scenario: what may happen.
+        make_proxy: what is explored; None is `AsyncProxy`.
+        ledger_table: makes the ledger's state machine; a subclass explores a ledger of other behaviour.
+        limit: distinct states after which it gives up, with `complete` False.
+        reduce: take a step that concerns only its own operation before all others, which saves most of the
+            states and hides no violation. False checks that claim.
 
-
-@dataclass(frozen=True, slots=True)
-class Read(_Operation):
-    """`proxy.read(key)`."""
-
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReadMany(_Operation):
-    """`proxy.read_many(keys)`."""
-
-    keys: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Write(_Operation):
-    """`proxy.write(key, value)`."""
-
-    key: str
-    value: str
-
-
-@dataclass(frozen=True, slots=True)
-class WriteMany(_Operation):
-    """`proxy.write_many(dict(items))`."""
-
-    items: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Delete(_Operation):
-    """`proxy.delete(key)`."""
-
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Event:
-    """Something that happens once, at any moment after the steps named in `after` are done."""
-
-    after: tuple[str, ...] = field(default=(), kw_only=True)
-
-
-@dataclass(frozen=True, slots=True)
-class SetRate(_Event):
-    """The process sees another rollout."""
-
-    process: str
-    rate: float | Rollout
-
-
-@dataclass(frozen=True, slots=True)
-class Disable(_Event):
-    """`proxy.disable()` in the process."""
-
-    process: str
-
-
-@dataclass(frozen=True, slots=True)
-class Enable(_Event):
-    """`proxy.enable()` in the process."""
-
-    process: str
-
-
-@dataclass(frozen=True, slots=True)
-class Crash(_Event):
-    """The process dies: its operations end where they are. Calls that were sent may still be applied."""
-
-    process: str
-
-
-@dataclass(frozen=True, slots=True)
-class Advance(_Event):
-    """Every clock moves on by so many seconds. Calls to a store that were not applied by then never are.
-
-    That is the protocol's assumption on time: a call takes effect within the time allowed or not at all. The
-    default is more than the age at which a token of a proxy with default settings is reaped.
+    Returns:
+        What was found; call its `check()` in a test. The same arguments give the same result.
     """
+    with contextlib.closing(Operations(scenario, make_proxy or AsyncProxy)) as operations:
+        return _breadth_first(_World(scenario, operations, ledger_table, reduce=reduce), limit)
 
-    seconds: float = 60.0
 
+class _Going(NamedTuple):
+    """An operation that waits for a call."""
 
-Step: TypeAlias = _Operation | _Event
+    node: Node
+    applied: bool
+    outcome: Hashable
+    seen: tuple[frozenset[object], ...]
+    """Per key: for a read, what Old held since it began; for a change, what it wants, once Old holds it."""
 
 
-class MakeProxy(Protocol):
-    """Makes the proxy of one process: `AsyncProxy`, a subclass, or an algorithm of one's own."""
+class _State(NamedTuple):
+    """All that determines what can happen from here on."""
 
-    def __call__(
-        self,
-        gate: TrafficGate,
-        old: AsyncStorageAdapter[str, str],
-        new: AsyncStorageAdapter[str, str],
-        *,
-        name: str,
-        ledger: AsyncLedger,
-        clock: Callable[[], float],
-        new_token: Callable[[], bytes],
-        telemetry: Telemetry,
-    ) -> Any:
-        """Return the proxy."""
-        ...
+    old: Held
+    new: Held
+    ledger: int
+    now: float
+    faults_left: int
+    over: frozenset[str]
+    """The steps that have happened or ended."""
+    late: tuple[tuple[Call, float], ...]
+    """Calls that nobody waits for any more and that may yet be applied, each with the time when it was sent."""
+    processes: tuple[Circumstances, ...]
+    tasks: tuple[_Going | None, ...]
+    """The operations in the scenario's order; None: not started, or over."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """What is explored.
+class _Action(NamedTuple):
+    kind: str
+    label: str
+    """The step's name; for `land` the number of the late call."""
 
-    Attributes:
-        processes: name -> the rate that it sees at first, or a `Rollout`.
-        steps: label -> operation or event.
-        old: what Old holds at first.
-        new: what New holds at first. Keys of it that differ from Old should be in `stale`.
-        stale: keys that are stale at first.
-        opened: the ledger's `opened` at first.
-        hash_rates: key -> the hash rate that the gates see, 0.0 where a key is not named.
-        faults: how many faults a run may have.
-        kinds: which faults may happen.
-        targets: where they may happen: some of `old`, `new`, `ledger`.
-    """
 
-    processes: Mapping[str, float | Rollout]
-    steps: Mapping[str, Step]
-    old: Mapping[str, str] = field(default_factory=dict)
-    new: Mapping[str, str] = field(default_factory=dict)
-    stale: Collection[str] = ()
-    opened: float = 0.0
-    hash_rates: Mapping[str, float] = field(default_factory=dict)
-    faults: int = 0
-    kinds: Collection[Fault] = _FAULTS
-    targets: Collection[str] = ("old", "new", "ledger")
+class _LedgerStates:
+    """The ledger's states, numbered; each step of the state machine is done once and then remembered."""
 
-    def __post_init__(self) -> None:
-        labels = set(self.steps)
-        for label, step in self.steps.items():
-            unknown = set(step.after) - labels
-            if unknown:
-                raise ValueError(f"step {label!r} comes after {sorted(unknown)}, which are no steps")
-            if not isinstance(step, Advance) and step.process not in self.processes:  # type: ignore[union-attr]
-                raise ValueError(f"step {label!r} names a process that is not there")
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """A schedule that breaks the promise."""
-
-    what: str
-    schedule: tuple[str, ...]
-
-    def __str__(self) -> str:
-        lines = [f"{number:3}. {line}" for number, line in enumerate(self.schedule, 1)]
-        return "\n".join([self.what, *lines])
-
-
-@dataclass(frozen=True, slots=True)
-class Exploration:
-    """What an exploration found.
-
-    Attributes:
-        states: distinct states visited.
-        schedules: runs that ended at rest, or in a violation or in a state that was known already.
-        complete: every reachable state was visited.
-        violation: the shortest one, or None.
-    """
-
-    states: int
-    schedules: int
-    complete: bool
-    violation: Violation | None
-
-    def check(self) -> Exploration:
-        """Return this exploration if it is complete and found no violation.
-
-        Raises:
-            AssertionError: with the shortest schedule that breaks the promise.
-        """
-        if self.violation is not None:
-            raise AssertionError(str(self.violation))
-        if not self.complete:
-            raise AssertionError(f"stopped at the limit of {self.states} states: nothing is proved")
-        return self
-
-
-class BlockedError(AssertionError):
-    """An operation waits for something that no step of the scenario will ever give it."""
-
-
-class _Call:
-    """A call to a store or to the ledger, on its way."""
-
-    __slots__ = ("applied", "description", "effect", "lost", "outcome", "target")
-
-    def __init__(self, target: str, description: str, effect: Callable[[], object]) -> None:
-        self.target = target
-        self.description = f"{target}.{description}"
-        self.effect = effect
-        self.applied = False
-        self.lost = False  # too late to be applied: it can only fail
-        self.outcome: object = None
-
-    def __await__(self) -> Generator[_Call, Any, Any]:
-        return (yield self)
-
-    def apply(self) -> None:
-        self.outcome = self.effect()
-        self.applied = True
-
-
-class StoreError(Exception):
-    """What a store of the explorer raises when a call to it fails."""
-
-
-class _Task:
-    """An operation in progress, with all that it was told so far."""
-
-    __slots__ = ("call", "coroutine", "dealt_with", "done", "history", "label", "process", "seen", "step")
-
-    def __init__(self, label: str, step: _Operation, coroutine: Coroutine[Any, Any, Any]) -> None:
-        self.label = label
-        self.step = step
-        self.process = step.process
-        self.coroutine = coroutine
-        self.call: _Call | None = None
-        self.dealt_with = False  # one of its calls was applied or failed
-        self.done = False
-        self.history = 0  # stands for all that it was told so far
-        self.seen: dict[str, Values] = {}
-
-
-class _FixedHasher:
-    """Gives each key the hash rate that the scenario names."""
-
-    name = "explorer"
-
-    def __init__(self, rates: Mapping[str, float]) -> None:
-        self._hashes = {key.encode(): int(rate * 2**64) for key, rate in rates.items()}
-
-    def hash(self, data: bytes, /) -> int:
-        return self._hashes.get(data, 0)
-
-
-class _StoreAdapter:
-    """A store of the explorer as an adapter."""
-
-    def __init__(self, name: str, run: _Run) -> None:
-        self._name = name
-        self._run = run
-
-    def _values(self) -> dict[str, str]:
-        return self._run.stores[self._name]
-
-    async def read(self, key: str) -> str | None:
-        value: str | None = await _Call(self._name, f"read({key})", lambda: self._values().get(key))
-        return value
-
-    async def read_many(self, keys: Sequence[str]) -> Mapping[str, str]:
-        def effect() -> object:
-            values = self._values()
-            return {key: values[key] for key in keys if key in values}
-
-        found: Mapping[str, str] = await _Call(self._name, f"read_many({', '.join(keys)})", effect)
-        return found
-
-    async def write(self, key: str, value: str) -> None:
-        await _Call(self._name, f"write({key}, {value})", lambda: self._run.set(self._name, {key: value}))
-
-    async def write_many(self, items: Mapping[str, str]) -> None:
-        await _Call(self._name, f"write_many({dict(items)})", lambda: self._run.set(self._name, items))
-
-    async def delete(self, key: str) -> None:
-        await _Call(self._name, f"delete({key})", lambda: self._run.set(self._name, {key: _ABSENT}))
-
-    async def delete_many(self, keys: Sequence[str]) -> None:
-        gone = dict.fromkeys(keys)
-        await _Call(self._name, f"delete_many({', '.join(keys)})", lambda: self._run.set(self._name, gone))
-
-
-class _LedgerAdapter:
-    """The explorer's ledger: the shipped state machine, each call of it two steps."""
-
-    shared = True
-
-    def __init__(self, run: _Run) -> None:
-        self._run = run
-
-    def migration(self, name: str, identity: str) -> _LedgerAdapter:
-        del name, identity
-        return self
-
-    @property
-    def _table(self) -> LedgerTable:
-        return self._run.ledger
-
-    async def begin(self, keys: Sequence[bytes], token: bytes) -> Grant:
-        grant: Grant = await _Call(
-            "ledger", f"begin({_names(keys)})", lambda: self._table.begin(keys, token, self._run.now)
-        )
-        return grant
-
-    async def begin_copy(self, keys: Sequence[bytes], token: bytes) -> CopyGrant:
-        grant: CopyGrant = await _Call(
-            "ledger", f"begin_copy({_names(keys)})", lambda: self._table.begin_copy(keys, token, self._run.now)
-        )
-        return grant
-
-    async def end(self, outcomes: Mapping[bytes, bool], token: bytes) -> None:
-        words = ", ".join(f"{key[1:].decode()}: {'ok' if ok else 'not ok'}" for key, ok in outcomes.items())
-        await _Call("ledger", f"end({words})", lambda: self._table.end(outcomes, token))
-
-    async def withdraw(self, keys: Collection[bytes], token: bytes) -> None:
-        await _Call("ledger", f"withdraw({_names(keys)})", lambda: self._table.withdraw(keys, token))
-
-    async def dirty(self, keys: Collection[bytes]) -> Collection[bytes]:
-        found: Collection[bytes] = await _Call(
-            "ledger", f"dirty({_names(keys)})", lambda: tuple(self._table.dirty(keys))
-        )
-        return found
-
-    async def open_to(self, rate: float) -> Opening:
-        opening: Opening = await _Call("ledger", f"open_to({rate})", lambda: self._table.open_to(rate))
-        return opening
-
-    async def reap(self, age_seconds: float, limit: int = 1000) -> int:
-        reaped: int = await _Call("ledger", "reap()", lambda: self._table.reap(self._run.now - age_seconds, limit))
-        return reaped
-
-    async def summary(self) -> LedgerSummary:
-        return self.last_summary()
-
-    def last_summary(self) -> LedgerSummary:
-        return self._table.summary(self._run.now)
-
-
-def _names(keys: Collection[bytes]) -> str:
-    return ", ".join(key[1:].decode() for key in keys)
-
-
-Action: TypeAlias = tuple[str, str]
-
-
-class _Run:
-    """One run of a scenario from its start: does the actions that it is given."""
-
-    def __init__(self, scenario: Scenario, make_proxy: MakeProxy) -> None:
-        self._scenario = scenario
-        hasher = _FixedHasher(scenario.hash_rates)
-        self._gates = {name: TrafficGate(0.0, hasher=hasher) for name in scenario.processes}
-        self.stores: dict[str, dict[str, str]] = {}
-        self.ledger = LedgerTable()
-        self.now = 0.0
-        self._events = sum(isinstance(step, _Event) for step in scenario.steps.values())
-        self._proxies = {
-            name: make_proxy(
-                gate,
-                _StoreAdapter("old", self),
-                _StoreAdapter("new", self),
-                name="explored",
-                ledger=_LedgerAdapter(self),
-                clock=lambda: self.now,
-                new_token=self._new_token,
-                telemetry=Telemetry(log=False),
-            )
-            for name, gate in self._gates.items()
-        }
-        self._pristine = {name: dict(vars(proxy)) for name, proxy in self._proxies.items()}
-        self._attributes = {
-            name: tuple(key for key, value in attributes.items() if isinstance(value, _PLAIN))
-            for name, attributes in self._pristine.items()
-        }
-        self._histories: dict[object, int] = {}
-        self._tasks: dict[str, _Task] = {}
-        self.telling = False
-
-    def restart(self) -> None:
-        """Go back to the start. Proxies are kept and given back the attributes that they were made with."""
-        self.abandon()
-        scenario = self._scenario
-        for name, proxy in self._proxies.items():
-            attributes = vars(proxy)
-            attributes.clear()
-            attributes.update(self._pristine[name])
-            self._gates[name].set_rate(scenario.processes[name])
-        self.stores = {"old": dict(scenario.old), "new": dict(scenario.new)}
-        self.ledger = LedgerTable()
-        self.ledger.open_to(scenario.opened)
+    def __init__(self, make_table: Callable[[], LedgerTable], scenario: Scenario) -> None:
+        table = make_table()
+        table.open_to(scenario.opened)
         for key in scenario.stale:
             dirty = b"s" + key.encode()
-            self.ledger.begin([dirty], b"before", 0.0)
-            self.ledger.end({dirty: False}, b"before")
-        self.now = 1000.0
-        self._running = ""
-        self._serial: dict[str, int] = {}
-        self._events_done: frozenset[str] = frozenset()
-        self._crashed: frozenset[str] = frozenset()
-        self._late: list[_Call] = []
-        self._faults_left = scenario.faults
-        self.violation: str | None = None
-        self.narration: list[str] = []
+            table.begin([dirty], b"before", 0.0)
+            table.end({dirty: False}, b"before")
+        self._tables: list[LedgerTable] = []
+        self._numbers: dict[object, int] = {}
+        self._known: dict[object, tuple[int, Hashable]] = {}
+        self.first = self._number(table)
 
-    def abandon(self) -> None:
-        """End the operations that are in progress, as a dying process does."""
-        for task in self._tasks.values():
-            task.coroutine.close()
-        self._tasks = {}
+    def _number(self, table: LedgerTable) -> int:
+        mark = table.fingerprint()
+        number = self._numbers.get(mark)
+        if number is None:
+            number = self._numbers[mark] = len(self._tables)
+            self._tables.append(table)
+        return number
 
-    def _new_token(self) -> bytes:
-        serial = self._serial.get(self._running, 0)
-        self._serial[self._running] = serial + 1
-        return f"{self._running}-{serial}".encode()
+    def apply(self, state: int, call: Call, now: float) -> tuple[int, Hashable]:
+        """The state after `call`, and the call's outcome."""
+        key = state, call, now
+        known = self._known.get(key)
+        if known is None:
+            table = copy.deepcopy(self._tables[state])
+            outcome = _apply_to_table(table, call, now)
+            known = self._known[key] = self._number(table), outcome
+        return known
 
-    def set(self, store: str, items: Mapping[str, str | None]) -> None:
-        """Change a store; what Old held during a read is noted."""
-        values = self.stores[store]
-        for key, value in items.items():
-            if value is None:
-                values.pop(key, None)
-            else:
-                values[key] = value
-            if store == "old":
-                for task in self._tasks.values():
-                    if not task.done and key in task.seen:
-                        task.seen[key] |= {value}
+    def clean(self, state: int, key: str) -> bool:
+        """Whether the ledger calls the key clean."""
+        return not self._tables[state].dirty([b"s" + key.encode()])
+
+
+def _apply_to_table(table: LedgerTable, call: Call, now: float) -> Hashable:
+    token = call.token or b""
+    match call.method:
+        case "begin":
+            return table.begin(call.items, token, now)
+        case "begin_copy":
+            return table.begin_copy(call.items, token, now)
+        case "end":
+            table.end(dict(call.items), token)
+            return None
+        case "withdraw":
+            table.withdraw(call.items, token)
+            return None
+        case "dirty":
+            return tuple(table.dirty(call.items))
+        case "open_to":
+            return table.open_to(*call.items)
+        case "reap":
+            age, limit = call.items
+            return table.reap(now - age, limit)
+        case _:
+            raise TypeError(f"{call} is no call to a ledger")
+
+
+class _World:
+    """What can happen in a state, and what then is."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        operations: Operations,
+        make_table: Callable[[], LedgerTable],
+        *,
+        reduce: bool,
+    ) -> None:
+        self._scenario = scenario
+        self._code = operations
+        self._ledger = _LedgerStates(make_table, scenario)
+        self._reduce = reduce
+        self._process_index = {name: index for index, name in enumerate(scenario.processes)}
+        self._operations = {label: step for label, step in scenario.steps.items() if isinstance(step, Operation)}
+        self._index = {label: index for index, label in enumerate(self._operations)}
+        self._keys = {label: tuple(_wanted(step)) for label, step in self._operations.items()}
+        self._disturbing = {
+            label: self._those_that_disturb(label, step) for label, step in self._operations.items()
+        }
+
+    @property
+    def first(self) -> _State:
+        """The state in which the scenario starts."""
+        scenario = self._scenario
+        return _State(
+            old=tuple(sorted(scenario.old.items())),
+            new=tuple(sorted(scenario.new.items())),
+            ledger=self._ledger.first,
+            now=START_OF_TIME,
+            faults_left=scenario.faults,
+            over=frozenset(),
+            late=(),
+            processes=tuple(self._code.at_first[name] for name in scenario.processes),
+            tasks=(None,) * len(self._operations),
+        )
 
     # -- what can happen next ---------------------------------------------------------------------------------
 
-    def actions(self) -> list[Action]:
+    def actions(self, state: _State) -> Iterator[_Action]:
         """Everything that can happen now."""
-        if self.violation is not None:
-            return []
-        first = self._first()
-        if first is not None and first.call is not None:
-            return list(self._call_actions(first.label, first.call))
-        found: list[Action] = []
+        going = [
+            (label, task) for label, task in zip(self._operations, state.tasks, strict=True) if task is not None
+        ]
+        if self._reduce:
+            for label, task in going:
+                if self._concerns_nobody_else(state, label, task):
+                    yield from self._call_actions(state, label, task)
+                    return
+        started = {label for label, _ in going}
         for label, step in self._scenario.steps.items():
-            task = self._tasks.get(label)
-            if task is None:
-                if label not in self._events_done and self._ready(step):
-                    found.append(("start" if isinstance(step, _Operation) else "event", label))
-            elif not task.done and task.call is not None:
-                found.extend(self._call_actions(label, task.call))
-        found.extend(("land", str(index)) for index in range(len(self._late)))
-        return found
+            if label not in state.over and label not in started and self._ready(state, step):
+                yield _Action("start" if isinstance(step, Operation) else "event", label)
+        for label, task in going:
+            yield from self._call_actions(state, label, task)
+        for number in range(len(state.late)):
+            yield _Action("land", str(number))
 
-    def _first(self) -> _Task | None:
-        """An operation whose next step can be taken before everybody else's, without losing a violation.
+    def _concerns_nobody_else(self, state: _State, label: str, task: _Going) -> bool:
+        """Whether the operation's next step can be taken before everybody else's without losing a violation.
 
-        Hearing an answer concerns nobody else once every event has happened and the operation is alone in its
-        process: taking it at once leads wherever taking it later does, and closes a read's window sooner. For
-        the same reason an operation starts just before its first call is dealt with.
+        Hearing an answer changes nothing but the operation and its proxy. Taken at once it leads wherever
+        it leads when it is taken later, as long as nothing else can look at that proxy or change what the
+        operation can look at meanwhile; and it closes a read's window sooner, which only makes the check stricter.
+        For the same reasons an operation starts just before its first call is dealt with.
         """
-        if len(self._events_done) < self._events:
-            return None
-        alone: dict[str, list[_Task]] = {}
-        for task in self._tasks.values():
-            if not task.done:
-                alone.setdefault(task.process, []).append(task)
-        for tasks in alone.values():
-            task = tasks[0]
-            if len(tasks) == 1 and task.call is not None and (task.call.applied or not task.dealt_with):
-                return task
-        return None
+        return (task.applied or task.node.parent is None) and self._disturbing[label] <= state.over
 
-    def _ready(self, step: Step) -> bool:
-        if isinstance(step, _Operation) and step.process in self._crashed:
+    def _those_that_disturb(self, label: str, operation: Operation) -> frozenset[str]:
+        """Steps that can come while `operation` is in progress and that share its process, or move the clock."""
+        later = {label}  # steps that come after it, directly or not
+        while True:
+            more = {name for name, step in self._scenario.steps.items() if not later.isdisjoint(step.after)}
+            if more <= later:
+                break
+            later |= more
+        return frozenset(
+            name
+            for name, step in self._scenario.steps.items()
+            if name not in later and getattr(step, "process", operation.process) == operation.process
+        )
+
+    def _ready(self, state: _State, step: Step) -> bool:
+        if isinstance(step, Operation) and self._crashed(state, step.process):
             return False
-        return all(label in self._events_done or self._over(label) for label in step.after)
+        return state.over.issuperset(step.after)
 
-    def _over(self, label: str) -> bool:
-        task = self._tasks.get(label)
-        return task is not None and task.done
-
-    def _call_actions(self, label: str, call: _Call) -> Iterator[Action]:
-        if call.lost:
-            yield "fail", label
-            return
-        yield ("acknowledge" if call.applied else "apply"), label
-        if not self._faults_left or call.target not in self._scenario.targets:
-            return
-        kinds = self._scenario.kinds
-        if not call.applied:
-            yield from ((kind, label) for kind in ("fail", "late") if kind in kinds)
-            if "not_applied" in kinds and call.target != "ledger":
-                yield "not_applied", label
-        elif "lose_reply" in kinds:
-            yield "lose_reply", label
-        if "cancel" in kinds:
-            yield "cancel", label
-
-    # -- doing it ---------------------------------------------------------------------------------------------
-
-    def do(self, action: Action) -> None:
-        """Let one thing happen."""
-        kind, label = action
-        if kind == "land":
-            call = self._late.pop(int(label))
-            self._say(lambda: f"{call.description} lands late")
-            call.apply()
-        elif kind == "event":
-            self._event(label, self._scenario.steps[label])
-        elif kind == "start":
-            self._start(label)
-        else:
-            self._call_step(kind, self._tasks[label])
-        if self.violation is None and self.at_rest:
-            self._check_at_rest()
-
-    def _event(self, label: str, event: Step) -> None:
-        self._say(lambda: f"{label}: {event}")
-        self._events_done |= {label}
-        match event:
-            case SetRate(process=process, rate=rate):
-                self._gates[process].set_rate(rate)
-            case Disable(process=process):
-                self._proxies[process].disable()
-            case Enable(process=process):
-                self._proxies[process].enable()
-            case Advance(seconds=seconds):
-                self.now += seconds
-                self._late = [call for call in self._late if call.target == "ledger"]
-                for task in self._tasks.values():
-                    if task.call is not None and not task.call.applied and task.call.target != "ledger":
-                        task.call.lost = True
-            case Crash(process=process):
-                self._crashed |= {process}
-                for task in self._tasks.values():
-                    if task.process == process and not task.done:
-                        self._may_land(task.call)
-                        task.coroutine.close()
-                        task.done, task.call = True, None
-            case _:
-                raise TypeError(f"{event} is no event")
-
-    def _start(self, label: str) -> None:
-        step = self._scenario.steps[label]
-        if not isinstance(step, _Operation):
-            raise TypeError(f"{step} is no operation")
-        proxy = self._proxies[step.process]
-        keys: Sequence[str] = ()
-        match step:
-            case Read(key=key):
-                coroutine, keys = proxy.read(key), (key,)
-            case ReadMany(keys=keys):
-                coroutine = proxy.read_many(keys)
-            case Write(key=key, value=value):
-                coroutine = proxy.write(key, value)
-            case WriteMany(items=items):
-                coroutine = proxy.write_many(dict(items))
-            case Delete(key=key):
-                coroutine = proxy.delete(key)
-            case _:
-                raise TypeError(f"{step} is no operation")
-        task = self._tasks[label] = _Task(label, step, coroutine)
-        task.seen = {key: frozenset({self.stores["old"].get(key)}) for key in keys}
-        self._say(lambda: f"{label}: {step.process} starts")
-        self._resume(task, lambda: coroutine.send(None), "start")
-
-    def _call_step(self, kind: str, task: _Task) -> None:
-        call = task.call
-        task.dealt_with = True
-        if call is None:
-            raise BlockedError(f"{task.label} waits for no call")
-        self._say(lambda: f"{task.label}: {call.description} {_WORDS[kind]}")
-        if kind == "apply":
-            call.apply()
-            return
-        if kind == "acknowledge":
-            self._resume(task, lambda: task.coroutine.send(call.outcome), repr(call.outcome))
-            return
-        if not call.lost:
-            self._faults_left -= 1
-        error: BaseException = StoreError("the call failed")
-        if kind == "not_applied":
-            error = NotApplied("the call was refused")
-        elif kind == "cancel":
-            error = CancelledError()
-        if kind in ("late", "cancel"):
-            self._may_land(call)
-        self._resume(task, lambda: task.coroutine.throw(error), kind)
-
-    def _may_land(self, call: _Call | None) -> None:
-        """A call that was sent and not answered takes effect at any later moment, or never."""
-        if call is not None and not call.applied and not call.lost and ".read" not in call.description:
-            self._late.append(call)
-
-    def _resume(self, task: _Task, step: Callable[[], object], told: object) -> None:
-        """Run the operation's own code up to its next call."""
-        self._running = task.label
-        told = (task.label, task.history, told, self._circumstances(task.process))
-        task.history = self._histories.setdefault(told, len(self._histories) + 1)
-        try:
-            call = step()
-        except StopIteration as stop:
-            self._finish(task, stop.value)
-        except (StoreError, ZddmError, CancelledError) as error:
-            ending = type(error).__name__
-            self._say(lambda: f"{task.label}: ends with {ending}")
-            task.done, task.call = True, None
-        else:
-            if not isinstance(call, _Call):
-                raise BlockedError(f"{task.label} awaits {call!r}, which is no call to a store or to the ledger")
-            task.call = call
-
-    def _circumstances(self, process: str) -> object:
-        """All but the answers to calls that an operation's code can look at."""
-        attributes = vars(self._proxies[process])
-        state = tuple(attributes[name] for name in self._attributes[process])
-        return self._gates[process].decision.rollout, self.now, state
-
-    def _finish(self, task: _Task, value: object) -> None:
-        task.done, task.call = True, None
-        self._say(lambda: f"{task.label}: returns {value!r}")
-        answers: Mapping[str, object] = {}
-        match task.step:
-            case Read(key=key):
-                answers = {key: value}
-            case ReadMany(keys=keys) if isinstance(value, Mapping):
-                answers = {key: value.get(key) for key in keys}
-            case _:
-                return
-        for key, answer in answers.items():
-            if answer not in task.seen[key]:
-                held = " or ".join(sorted(repr(each) for each in task.seen[key]))
-                self.violation = f"{task.label} returned {answer!r} for {key}; Old held {held} during it"
-
-    @property
-    def at_rest(self) -> bool:
-        """Whether no operation is in progress and none can start."""
-        return all(task.done for task in self._tasks.values()) and all(
-            label in self._tasks or label in self._events_done or not self._ready(step)
+    def _crashed(self, state: _State, process: str) -> bool:
+        return any(
+            isinstance(step, Crash) and step.process == process and label in state.over
             for label, step in self._scenario.steps.items()
         )
 
-    def _check_at_rest(self) -> None:
-        old, new = self.stores["old"], self.stores["new"]
-        for key, value in new.items():
-            if not self.ledger.dirty([b"s" + key.encode()]) and old.get(key) != value:
-                self.violation = f"at rest {key} is clean, New holds {value!r} and Old {old.get(key)!r}"
+    def _call_actions(self, state: _State, label: str, task: _Going) -> Iterator[_Action]:
+        call = _call(task)
+        if not task.applied and self._too_late(call, task.node.now, state.now):
+            yield _Action("expire", label)
+            return
+        yield _Action("acknowledge" if task.applied else "apply", label)
+        if not state.faults_left or call.target not in self._scenario.targets:
+            return
+        kinds = self._scenario.kinds
+        # A call without effect can only fail: late, lost and refused say the same of it.
+        possible: tuple[Fault, ...]
+        if task.applied:
+            possible = ("lose_reply", "cancel") if call.changes else ("cancel",)
+        elif not call.changes:
+            possible = ("fail", "cancel")
+        elif call.target == "ledger":
+            possible = ("fail", "late", "cancel")
+        else:
+            possible = ("fail", "not_applied", "late", "cancel")
+        yield from (_Action(kind, label) for kind in possible if kind in kinds)
 
-    def fingerprint(self) -> object:
-        """The state: equal fingerprints have equal futures."""
-        return (
-            tuple(sorted(self.stores["old"].items())),
-            tuple(sorted(self.stores["new"].items())),
-            self.ledger.fingerprint(),
-            self.now,
-            self._faults_left,
-            self._events_done,
-            self._crashed,
-            tuple(sorted(call.description for call in self._late)),
-            tuple((name, self._circumstances(name)) for name in self._proxies),
-            tuple(
-                (
-                    label,
-                    task.done,
-                    0 if task.done else task.history,
-                    () if task.done else tuple(task.seen.items()),
-                    None if task.call is None else (task.call.applied, task.call.lost, repr(task.call.outcome)),
+    def _too_late(self, call: Call, sent: float, now: float) -> bool:
+        """Whether the call can no longer be applied. A ledger may take any time, and so may what has no effect."""
+        return call.target != "ledger" and call.changes and now - sent >= self._scenario.max_call_seconds
+
+    # -- doing it ---------------------------------------------------------------------------------------------
+
+    def do(self, state: _State, action: _Action) -> tuple[_State, str | None]:
+        """The state after `action`, and what is wrong then."""
+        kind, label = action
+        wrong: str | None = None
+        if kind == "land":
+            late = list(state.late)
+            call, _ = late.pop(int(label))
+            state, _ = self._applied(state._replace(late=tuple(late)), call)
+        elif kind == "event":
+            step = self._scenario.steps[label]
+            state, wrong = self._happened(state._replace(over=state.over | {label}), step)
+        elif kind == "start":
+            state, wrong = self._started(state, label)
+        else:
+            state, wrong = self._dealt_with(state, kind, label)
+        if wrong is None and self._at_rest(state):
+            wrong = self._wrong_at_rest(state)
+        return state, wrong
+
+    def _happened(self, state: _State, event: Step) -> tuple[_State, str | None]:
+        match event:
+            case SetRate(process=process, rate=rate):
+                return self._with_process(
+                    state, process, self._code.set_rate(process, self._at(state, process), rate)
                 )
-                for label, task in sorted(self._tasks.items())
-            ),
+            case Disable(process=process):
+                return self._with_process(
+                    state, process, self._code.switch(process, self._at(state, process), on=False)
+                )
+            case Enable(process=process):
+                return self._with_process(
+                    state, process, self._code.switch(process, self._at(state, process), on=True)
+                )
+            case Advance(seconds=seconds):
+                now = state.now + seconds
+                late = tuple(each for each in state.late if not self._too_late(*each, now))
+                return state._replace(now=now, late=late), None
+            case Crash(process=process):
+                return self._with_crash(state, process)
+            case _:
+                raise TypeError(f"{event} is no event")
+
+    def _at(self, state: _State, process: str) -> Circumstances:
+        return state.processes[self._process_index[process]]
+
+    def _with_process(
+        self, state: _State, process: str, circumstances: Circumstances
+    ) -> tuple[_State, str | None]:
+        processes = list(state.processes)
+        processes[self._process_index[process]] = circumstances
+        return state._replace(processes=tuple(processes)), None
+
+    def _with_crash(self, state: _State, process: str) -> tuple[_State, str | None]:
+        wrong: str | None = None
+        for label, step in self._operations.items():
+            task = state.tasks[self._index[label]]
+            if task is not None and step.process == process:
+                problem = self._code.wrong_at_closing(task.node)
+                wrong = wrong or (problem and f"{label} {problem}")
+                state = self._with_late(state, task)
+                state = self._with_task(state, label, None)._replace(over=state.over | {label})
+        return state, wrong
+
+    def _started(self, state: _State, label: str) -> tuple[_State, str | None]:
+        step = self._operations[label]
+        held = dict(state.old)
+        reads = isinstance(step, (Read, ReadMany))
+        seen = tuple(frozenset({held.get(key)} if reads else ()) for key, _ in self._keys[label])
+        node = self._code.start(label, state.now, self._at(state, step.process))
+        return self._resumed(state, label, node, seen)
+
+    def _dealt_with(self, state: _State, kind: str, label: str) -> tuple[_State, str | None]:
+        task = self._going(state, label)
+        if kind == "apply":
+            state, outcome = self._applied(state, _call(task))
+            task = self._going(state, label)._replace(applied=True, outcome=outcome)
+            return self._with_task(state, label, task), None
+        if kind not in ("acknowledge", "expire"):
+            state = state._replace(faults_left=state.faults_left - 1)
+        if kind in ("late", "cancel"):
+            state = self._with_late(state, task)
+        return self._resumed(state, label, self._node_after(state, kind, task), task.seen)
+
+    def _node_after(self, state: _State, kind: str, task: _Going) -> Node:
+        heard = Heard(task.outcome if kind == "acknowledge" else None, _ERRORS.get(kind))
+        process = self._operations[task.node.label].process
+        return self._code.tell(task.node, heard, state.now, self._at(state, process))
+
+    def _going(self, state: _State, label: str) -> _Going:
+        task = state.tasks[self._index[label]]
+        if task is None:
+            raise ValueError(f"{label} is not in progress")
+        return task
+
+    def _resumed(
+        self, state: _State, label: str, node: Node, seen: tuple[frozenset[object], ...]
+    ) -> tuple[_State, str | None]:
+        """The operation has run on to `node`."""
+        state, _ = self._with_process(state, self._operations[label].process, node.after)
+        if node.call is not None:
+            return self._with_task(state, label, _Going(node, applied=False, outcome=None, seen=seen)), None
+        state = self._with_task(state, label, None)._replace(over=state.over | {label})
+        return state, self._wrong_with_ending(label, node, seen)
+
+    def _with_task(self, state: _State, label: str, task: _Going | None) -> _State:
+        tasks = list(state.tasks)
+        tasks[self._index[label]] = task
+        return state._replace(tasks=tuple(tasks))
+
+    def _with_late(self, state: _State, task: _Going) -> _State:
+        """A call that was sent and not answered takes effect at any later moment, or never."""
+        call, sent = _call(task), task.node.now
+        if task.applied or not call.changes or self._too_late(call, sent, state.now):
+            return state
+        if call.target == "ledger":
+            sent = 0.0  # it may take any time
+        return state._replace(late=tuple(sorted((*state.late, (call, sent)), key=repr)))
+
+    def _applied(self, state: _State, call: Call) -> tuple[_State, Hashable]:
+        """The call has its effect; returns its outcome as well."""
+        if call.target == "ledger":
+            ledger, outcome = self._ledger.apply(state.ledger, call, state.now)
+            return state._replace(ledger=ledger), outcome
+        held = dict(state.old if call.target == "old" else state.new)
+        if call.method == "read":
+            return state, held.get(call.items[0])
+        if call.method == "read_many":
+            return state, tuple((key, held[key]) for key in call.items if key in held)
+        for key, value in call.items:
+            if value is None:
+                held.pop(key, None)
+            else:
+                held[key] = value
+        now_held = tuple(sorted(held.items()))
+        if call.target == "new":
+            return state._replace(new=now_held), None
+        tasks = tuple(
+            task and task._replace(seen=self._seen(label, task.seen, dict(call.items)))
+            for label, task in zip(self._operations, state.tasks, strict=True)
+        )
+        return state._replace(old=now_held, tasks=tasks), None
+
+    def _seen(
+        self, label: str, seen: tuple[frozenset[object], ...], changed: Mapping[str, str | None]
+    ) -> tuple[frozenset[object], ...]:
+        """`seen` of an operation, after Old was changed during it."""
+        reads = isinstance(self._operations[label], (Read, ReadMany))
+        return tuple(
+            values | {changed[key]} if key in changed and (reads or changed[key] == wanted) else values
+            for (key, wanted), values in zip(self._keys[label], seen, strict=True)
         )
 
-    def _say(self, line: Callable[[], str]) -> None:
-        if self.telling:
-            self.narration.append(line())
+    # -- what is wrong ----------------------------------------------------------------------------------------
+
+    def _wrong_with_ending(self, label: str, node: Node, seen: tuple[frozenset[object], ...]) -> str | None:
+        """What is wrong with how an operation ended."""
+        if node.wrong is not None:
+            return f"{label} {node.wrong}"
+        step = self._operations[label]
+        keys = self._keys[label]
+        if node.error is not None:
+            if (
+                isinstance(step, Write)
+                and seen[0]
+                and isinstance(node.error, (LedgerUnavailable, OperationTimedOut))
+            ):
+                return f"{label} raised {type(node.error).__name__}, but Old held its value during it"
+            return None
+        if isinstance(step, (Read, ReadMany)):
+            answers = {step.key: node.returned} if isinstance(step, Read) else node.returned
+            if not isinstance(answers, Mapping):
+                return f"{label} returned {answers!r}, which is no mapping"
+            for (key, _), values in zip(keys, seen, strict=True):
+                if answers.get(key) not in values:
+                    held = " or ".join(sorted(repr(each) for each in values))
+                    return f"{label} returned {answers.get(key)!r} for {key}; Old held {held} during it"
+            return None
+        for (key, value), values in zip(keys, seen, strict=True):
+            if not values:
+                return f"{label} returned, but Old held {value!r} for {key} at no moment during it"
+        return None
+
+    def _at_rest(self, state: _State) -> bool:
+        """Whether no operation is in progress and nothing can start."""
+        return not any(state.tasks) and not any(
+            label not in state.over and self._ready(state, step) for label, step in self._scenario.steps.items()
+        )
+
+    def _wrong_at_rest(self, state: _State) -> str | None:
+        old = dict(state.old)
+        for key, value in state.new:
+            if old.get(key) != value and self._ledger.clean(state.ledger, key):
+                return f"at rest {key} is clean, New holds {value!r} and Old {old.get(key)!r}"
+        return None
+
+    # -- in words ---------------------------------------------------------------------------------------------
+
+    def tell(self, state: _State, action: _Action) -> str:
+        """What happens when `action` is taken in `state`, as a line of a schedule."""
+        kind, label = action
+        if kind == "land":
+            return f"{state.late[int(label)][0]} lands late"
+        step = self._scenario.steps[label]
+        if kind == "event":
+            return f"{label}: {_event_in_words(step)}"
+        task = state.tasks[self._index[label]]
+        if task is None:
+            process = self._operations[label].process
+            node = self._code.start(label, state.now, self._at(state, process))
+            return f"{label}: {process} starts{node.ending}"
+        line = f"{label}: {_call(task)} {_WORDS[kind]}"
+        return line if kind == "apply" else line + self._node_after(state, kind, task).ending
 
 
-_PLAIN = (bool, int, float, str, tuple)
+def _event_in_words(event: Step) -> str:
+    match event:
+        case SetRate(process=process, rate=rate):
+            return f"{process} sees the rate {rate}"
+        case Disable(process=process):
+            return f"{process} disables its proxy"
+        case Enable(process=process):
+            return f"{process} enables its proxy"
+        case Crash(process=process):
+            return f"{process} crashes"
+        case Advance(seconds=seconds):
+            return f"{seconds} seconds pass"
+        case _:
+            return str(event)
+
+
+def _wanted(step: Operation) -> Iterable[tuple[str, str | None]]:
+    """The keys of an operation, with what a change wants Old to hold."""
+    match step:
+        case Read(key=key) | Delete(key=key):
+            return [(key, None)]
+        case ReadMany(keys=keys):
+            return [(key, None) for key in keys]
+        case Write(key=key, value=value):
+            return [(key, value)]
+        case WriteMany(items=items):
+            return items
+        case _:
+            raise TypeError(f"{step} is no operation")
+
+
+def _call(task: _Going) -> Call:
+    if task.node.call is None:
+        raise ValueError(f"{task.node.label} is over")
+    return task.node.call
+
+
+_ERRORS: Mapping[str, type[BaseException]] = {
+    "fail": StoreError,
+    "expire": StoreError,
+    "late": StoreError,
+    "lose_reply": StoreError,
+    "not_applied": NotApplied,
+    "cancel": CancelledError,
+}
 _WORDS = {
     "apply": "is applied",
     "acknowledge": "is acknowledged",
+    "expire": "was not applied in time and fails",
     "fail": "fails and never takes effect",
     "not_applied": "fails with NotApplied",
     "late": "fails, and may take effect later",
@@ -754,84 +594,33 @@ _WORDS = {
 }
 
 
-def explore(scenario: Scenario, make_proxy: MakeProxy | None = None, *, limit: int = 1_000_000) -> Exploration:
-    """Visit every state of `scenario`, at most `limit` of them.
-
-    Args:
-        scenario: what may happen.
-        make_proxy: what is explored; None is `AsyncProxy`.
-        limit: distinct states after which it gives up, with `complete` False.
-
-    Returns:
-        What was found; call its `check()` in a test.
-
-    Raises:
-        BlockedError: an operation waits for something other than a call, so that a run can never end.
-    """
-    run = _Run(scenario, make_proxy if make_proxy is not None else AsyncProxy)
-    with contextlib.closing(_Abandoning(run)):
-        return _depth_first(run, limit)
-
-
-class _Abandoning:
-    def __init__(self, run: _Run) -> None:
-        self.close = run.abandon
-
-
-def _depth_first(run: _Run, limit: int) -> Exploration:
-    """Follow each run to its end, going back to the latest choice that is left; replays what led there."""
-    seen: set[object] = set()
-    schedules = 0
-    stack: list[tuple[Action, ...]] = [()]
-    while stack:
-        path = stack.pop()
-        _replay(run, path)
-        while True:
-            mark = run.fingerprint()
-            if run.violation is not None or mark in seen:
-                break
-            seen.add(mark)
-            actions = run.actions()
-            if not actions:
-                break
-            stack.extend((*path, action) for action in reversed(actions[1:]))
-            path = (*path, actions[0])
-            run.do(actions[0])
-        schedules += 1
-        if run.violation is not None:
-            return Exploration(len(seen), schedules, complete=False, violation=_shortest(run, path))
-        if len(seen) > limit:
-            return Exploration(len(seen), schedules, complete=False, violation=None)
-    return Exploration(len(seen), schedules, complete=True, violation=None)
-
-
-def _replay(run: _Run, path: Sequence[Action]) -> None:
-    run.restart()
-    for action in path:
-        run.do(action)
-
-
-def _shortest(run: _Run, known: Sequence[Action]) -> Violation:
-    """Breadth first, so that the first violation found is a shortest one; `known` is one."""
-    seen: set[object] = set()
-    queue: deque[tuple[Action, ...]] = deque([()])
+def _breadth_first(world: _World, limit: int) -> Exploration:
+    """Visit the states in the order of their distance, so that the first violation found is a shortest one."""
+    came_from: dict[_State, tuple[_State, _Action] | None] = {world.first: None}
+    queue = deque(came_from)
+    steps = 0
     while queue:
-        path = queue.popleft()
-        if len(path) + 1 >= len(known):
-            break
-        _replay(run, path)
-        for action in run.actions():
-            _replay(run, (*path, action))
-            if run.violation is not None:
-                return _told(run, (*path, action))
-            mark = run.fingerprint()
-            if mark not in seen:
-                seen.add(mark)
-                queue.append((*path, action))
-    return _told(run, known)
+        state = queue.popleft()
+        for action in world.actions(state):
+            steps += 1
+            after, wrong = world.do(state, action)
+            if wrong is not None:
+                schedule = _schedule(world, came_from, state, action)
+                return Exploration(len(came_from), steps, complete=False, violation=Violation(wrong, schedule))
+            if after not in came_from:
+                if len(came_from) >= limit:
+                    return Exploration(len(came_from), steps, complete=False, violation=None)
+                came_from[after] = state, action
+                queue.append(after)
+    return Exploration(len(came_from), steps, complete=True, violation=None)
 
 
-def _told(run: _Run, path: Sequence[Action]) -> Violation:
-    run.telling = True
-    _replay(run, path)
-    return Violation(run.violation or "", tuple(run.narration))
+def _schedule(
+    world: _World, came_from: Mapping[_State, tuple[_State, _Action] | None], state: _State, action: _Action
+) -> tuple[str, ...]:
+    lines: list[str] = []
+    here: tuple[_State, _Action] | None = state, action
+    while here is not None:
+        lines.append(world.tell(*here))
+        here = came_from[here[0]]
+    return tuple(reversed(lines))

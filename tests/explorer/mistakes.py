@@ -1,0 +1,314 @@
+"""Proxies and ledgers that break one rule of DESIGN's section 5 each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tests.explorer import scenarios
+from zddm_flags import AsyncProxy
+from zddm_flags.errors import LedgerUnavailable
+from zddm_flags.ledger import CopyGrant, Grant, LedgerTable
+from zddm_flags.testing import Fault, Scenario
+
+
+class EndsATokenWhoseCallToNewRaised(AsyncProxy[str, str]):
+    """Takes a call that raised for one that had no effect (H5)."""
+
+    async def _apply_to_new(self, *arguments: Any, **named: Any) -> bool | None:
+        return bool(await super()._apply_to_new(*arguments, **named))
+
+
+class _KnowsItsToken(AsyncProxy[str, str]):
+    """Remembers the token of the write in progress, for mistakes that need it."""
+
+    _token = b""
+
+    async def _begin(self, located: Any, token: bytes, operation: Any) -> Grant:
+        self._token = token
+        return await super()._begin(located, token, operation)
+
+
+class EndsATokenWhoseCallToOldRaised(_KnowsItsToken):
+    """Takes a write of Old that raised for one that had no effect (H4)."""
+
+    async def _change(self, located: Any, change: Any, operation: Any) -> None:
+        try:
+            await super()._change(located, change, operation)
+        except Exception:
+            await self._end(dict.fromkeys([each.name for each in located], False), self._token)
+            raise
+
+
+class EndsAReapedToken(LedgerTable):
+    """Lets `end` clear *stale* although the token was reaped."""
+
+    def end(self, outcomes: Mapping[bytes, bool], token: bytes) -> None:
+        for key, ok in outcomes.items():
+            entry = self._entries.get(key)
+            if entry is not None and not entry.pending and ok:
+                del self._entries[key]
+        super().end(outcomes, token)
+
+
+class BeginsAgainWithTheSameToken(AsyncProxy[str, str]):
+    """Retries `begin` with a token that an earlier attempt may yet make pending."""
+
+    async def _begin(self, located: Any, token: bytes, operation: Any) -> Grant:
+        try:
+            return await super()._begin(located, token, operation)
+        except LedgerUnavailable:
+            return await super()._begin(located, token, operation)
+
+
+class WritesAfterItsTime(AsyncProxy[str, str]):
+    """Has no deadline for its writes."""
+
+    async def _change(self, located: Any, change: Any, operation: Any) -> None:
+        self._issue_seconds = 1e9
+        await super()._change(located, change, operation)
+
+
+class CopiesAfterItsTime(AsyncProxy[str, str]):
+    """Has no deadline for its copies."""
+
+    async def _read_old_and_copy(self, *arguments: Any, **named: Any) -> dict[str, str]:
+        self._issue_seconds = 1e9
+        return await super()._read_old_and_copy(*arguments, **named)
+
+
+class SkipsTheDeleteAfterAMiss(AsyncProxy[str, str]):
+    """Trusts that New still lacks what it lacked a moment ago (H3)."""
+
+    _dirty: frozenset[bytes] = frozenset()
+
+    async def _read_old_and_copy(
+        self, wanted: Any, besides: Any, dirty: Collection[bytes], operation: Any
+    ) -> dict[str, str]:
+        self._dirty = frozenset(dirty)
+        return await super()._read_old_and_copy(wanted, besides, dirty, operation)
+
+    async def _copy(
+        self, granted: Any, values: Any, grant: CopyGrant, token: bytes, deadline: Any
+    ) -> dict[bytes, str]:
+        grant = grant._replace(stale=grant.stale & self._dirty)
+        return await super()._copy(granted, values, grant, token, deadline)
+
+
+class TrustsACachedOpened(AsyncProxy[str, str]):
+    """Judges by the `opened` that its process saw last (H8)."""
+
+    def _outcomes(self, located: Any, written: Any, grant: Grant) -> dict[bytes, bool | None]:
+        return super()._outcomes(located, written, grant._replace(opened=self._opening.opened))
+
+
+class CopiesBeforeItOpens(AsyncProxy[str, str]):
+    """Writes New without telling the ledger first how far it opens."""
+
+    async def _admitted(self, located: Any, grant: Any) -> Any:
+        return await super()._admitted(located, grant._replace(opened=1.0))
+
+
+class AsksNewBeforeTheLedger(AsyncProxy[str, str]):
+    """Asks whether the key is dirty after New has answered (H9)."""
+
+    async def read(self, key: str) -> str | None:
+        value = await self._new.read(key)
+        _, name = self._gate.locate(key)
+        if value is not None and not await self._ledger.dirty((name,)):
+            return value
+        return await super().read(key)
+
+
+class AsksNoLedger(AsyncProxy[str, str]):
+    """Reads New first, whatever the ledger says (H6, H7, H9)."""
+
+    async def read(self, key: str) -> str | None:
+        value = await self._new.read(key)
+        return value if value is not None else await super().read(key)
+
+
+class CopyJoinsAPendingWrite(LedgerTable):
+    """Grants a copy where a token is pending (H1)."""
+
+    def begin_copy(self, keys: Iterable[bytes], token: bytes, now: float) -> CopyGrant:
+        keys = tuple(keys)
+        stale = frozenset(key for key in keys if key in self._entries and self._entries[key].stale)
+        kept = {key: self._entries.pop(key) for key in keys if key in self._entries}
+        super().begin_copy(keys, token, now)
+        for key, entry in kept.items():
+            entry.pending.add(token)
+            self._entries[key] = entry
+        return CopyGrant(frozenset(keys), stale, self.opened, self.epoch)
+
+
+class ForgetsContention(LedgerTable):
+    """Forgets with the first token that ends that the key was contended (H2)."""
+
+    def end(self, outcomes: Mapping[bytes, bool], token: bytes) -> None:
+        super().end(outcomes, token)
+        for key in outcomes:
+            if key in self._entries:
+                self._entries[key].contended = False
+
+
+class SeesNoContention(LedgerTable):
+    """Lets each of two writers end as if it were alone (H2)."""
+
+    def begin(self, keys: Iterable[bytes], token: bytes, now: float) -> Grant:
+        keys = tuple(keys)
+        grant = super().begin(keys, token, now)
+        for key in keys:
+            self._entries[key].contended = False
+        return grant
+
+
+class ReapingForgetsStale(LedgerTable):
+    """Drops a token that is too old, and with it that the key may be wrong (H4)."""
+
+    def reap(self, begun_before: float, limit: int) -> int:
+        old = [token for token, (begun, _) in self._tokens.items() if begun < begun_before][:limit]
+        for token in old:
+            self.withdraw(tuple(self._tokens[token][1]), token)
+        return len(old)
+
+
+class ReapingForgetsContention(LedgerTable):
+    """Makes a key stale without regard to another token that is still pending."""
+
+    def reap(self, begun_before: float, limit: int) -> int:
+        reaped = super().reap(begun_before, limit)
+        if reaped:
+            for entry in self._entries.values():
+                entry.contended = False
+        return reaped
+
+
+class WithdrawsAfterOldWasWritten(AsyncProxy[str, str]):
+    """Takes its token back although Old has the value and New has not (H4, H6)."""
+
+    async def _end(self, outcomes: Mapping[bytes, bool | None], token: bytes) -> None:
+        if any(outcomes.values()):
+            await super()._end(outcomes, token)
+        else:
+            await self._ledger.withdraw(list(outcomes), token)
+
+
+class WithdrawsWhereItIsCancelled(_KnowsItsToken):
+    """Takes its token back where it is cancelled while it opens New wider (H4)."""
+
+    async def _admitted(self, located: Any, grant: Any) -> Any:
+        try:
+            return await super()._admitted(located, grant)
+        except BaseException:
+            await self._withdraw(located, self._token)
+            raise
+
+
+class WritesWithoutAToken(AsyncProxy[str, str]):
+    """Takes no token where its own gate is closed (H6, H7, H8)."""
+
+    async def write(self, key: str, value: str) -> None:
+        if self._enabled and self._gate.should_pass_write(key):
+            await super().write(key, value)
+        else:
+            await self._old.write(key, value)
+
+
+class WritesNewFirst(AsyncProxy[str, str]):
+    """Serves from New what Old does not have yet, because it ends its token too soon."""
+
+    async def _change(self, located: Any, change: Any, operation: Any) -> None:
+        token = self._new_token()
+        await self._begin(located, token, operation)
+        await change.apply(self._new, located, None)
+        await self._end(dict.fromkeys([each.name for each in located], True), token)
+        await change.apply(self._old, located, None)
+
+
+class TakesAnErrorOfOldForDone(AsyncProxy[str, str]):
+    """Loses a write of Old that raised, and says nothing."""
+
+    async def _change(self, located: Any, change: Any, operation: Any) -> None:
+        try:
+            await super()._change(located, change, operation)
+        except LedgerUnavailable:
+            raise
+        except Exception:
+            return
+
+
+class SaysThatNothingWasWritten(AsyncProxy[str, str]):
+    """Blames the ledger after Old was written, as if the write were safe to repeat."""
+
+    async def _change(self, located: Any, change: Any, operation: Any) -> None:
+        await super()._change(located, change, operation)
+        raise LedgerUnavailable("too late")
+
+
+class SwallowsACancellation(AsyncProxy[str, str]):
+    """Goes on when it was cancelled while New is written."""
+
+    async def _apply_to_new(self, *arguments: Any, **named: Any) -> bool | None:
+        try:
+            return await super()._apply_to_new(*arguments, **named)
+        except BaseException as error:
+            if isinstance(error, GeneratorExit):
+                raise
+            return None
+
+
+class AwaitsWhenItIsClosed(AsyncProxy[str, str]):
+    """Calls the ledger from a coroutine that is being closed, which can await nothing."""
+
+    async def _read_old(self, located: Sequence[Any]) -> dict[str, str]:
+        try:
+            return await super()._read_old(located)
+        except BaseException:
+            await self._ledger.dirty([])
+            raise
+
+
+class Seed(NamedTuple):
+    """A mistake, the scenario that catches it, and the faults that this takes."""
+
+    mistake: type[AsyncProxy[str, str] | LedgerTable]
+    scenario: Scenario
+    faults: int = 0
+    kinds: Collection[Fault] = ()
+
+    @property
+    def proxy(self) -> type[AsyncProxy[str, str]]:
+        return self.mistake if issubclass(self.mistake, AsyncProxy) else AsyncProxy
+
+    @property
+    def table(self) -> Callable[[], LedgerTable]:
+        return self.mistake if issubclass(self.mistake, LedgerTable) else LedgerTable
+
+
+SEEDS = [
+    Seed(EndsATokenWhoseCallToNewRaised, scenarios.NEW_FAILS_AFTER_OLD, 1, ["late"]),
+    Seed(EndsATokenWhoseCallToOldRaised, scenarios.OLD_LANDS_LATE, 1, ["late"]),
+    Seed(EndsAReapedToken, scenarios.SLOW_WRITE_AND_REAPER),
+    Seed(BeginsAgainWithTheSameToken, scenarios.SLOW_WRITE_AND_REAPER, 1, ["late"]),
+    Seed(WritesAfterItsTime, scenarios.SLOW_WRITE_AND_WRITER),
+    Seed(CopiesAfterItsTime, scenarios.SLOW_COPY_AND_WRITER),
+    Seed(SkipsTheDeleteAfterAMiss, scenarios.READ_WHILE_IT_IS_WRITTEN_AND_DELETED),
+    Seed(TrustsACachedOpened, scenarios.PROCESSES_AT_DIFFERENT_RATES),
+    Seed(CopiesBeforeItOpens, scenarios.COPY_AND_WRITE_ELSEWHERE),
+    Seed(AsksNewBeforeTheLedger, scenarios.STALE_KEY_AND_TWO_READERS),
+    Seed(AsksNoLedger, scenarios.READS_GO_BACKWARDS),
+    Seed(CopyJoinsAPendingWrite, scenarios.COPY_AND_WRITE),
+    Seed(ForgetsContention, scenarios.TWO_WRITERS),
+    Seed(SeesNoContention, scenarios.TWO_WRITERS),
+    Seed(ReapingForgetsStale, scenarios.CRASH_REAP_AND_COPY),
+    Seed(ReapingForgetsContention, scenarios.ONE_OF_TWO_WRITERS_IS_REAPED),
+    Seed(WithdrawsAfterOldWasWritten, scenarios.KILL_WRITE_RESUME),
+    Seed(WithdrawsWhereItIsCancelled, scenarios.WIDENED_WHILE_IT_IS_WRITTEN, 1, ["cancel"]),
+    Seed(WritesWithoutAToken, scenarios.PROCESSES_AT_DIFFERENT_RATES),
+    Seed(WritesNewFirst, scenarios.COPY_AND_WRITE),
+    Seed(TakesAnErrorOfOldForDone, scenarios.COPY_AND_WRITE, 1, ["fail"]),
+    Seed(SaysThatNothingWasWritten, scenarios.COPY_AND_WRITE),
+    Seed(SwallowsACancellation, scenarios.COPY_AND_WRITE, 1, ["cancel"]),
+    Seed(AwaitsWhenItIsClosed, scenarios.CRASH_WHILE_IT_READS),
+]

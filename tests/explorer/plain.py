@@ -1,0 +1,50 @@
+"""The seed's plain algorithm: a read-through, write-through cache that keeps no ledger."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zddm_flags import TrafficGate
+from zddm_flags.protocols import AsyncStorageAdapter
+
+
+class PlainProxy:
+    """Read New, on a miss read Old and copy; write Old, then New where the gate passes; delete alike."""
+
+    def __init__(
+        self,
+        gate: TrafficGate,
+        old: AsyncStorageAdapter[str, str],
+        new: AsyncStorageAdapter[str, str],
+        **_: Any,
+    ) -> None:
+        self._gate = gate
+        self._old: Any = old
+        self._new: Any = new
+        self._enabled = True
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    async def read(self, key: str) -> str | None:
+        if not self._enabled or not self._gate.should_pass(key):
+            return await self._old.read(key)
+        value = await self._new.read(key)
+        if value is None:
+            value = await self._old.read(key)
+            if value is not None:
+                await self._new.write(key, value)
+        return value
+
+    async def write(self, key: str, value: str) -> None:
+        await self._old.write(key, value)
+        if self._enabled and self._gate.should_pass_write(key):
+            await self._new.write(key, value)
+
+    async def delete(self, key: str) -> None:
+        await self._old.delete(key)
+        if self._enabled and self._gate.should_pass_write(key):
+            await self._new.delete(key)

@@ -1,0 +1,247 @@
+"""What the explorer explores and what it finds: steps, scenarios, violations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias
+
+from zddm_flags.gate import TrafficGate
+from zddm_flags.ledger import AsyncLedger
+from zddm_flags.protocols import AsyncStorageAdapter
+from zddm_flags.rollout import Rollout
+from zddm_telemetry import Telemetry
+
+__all__ = [
+    "Advance",
+    "Crash",
+    "Delete",
+    "Disable",
+    "Enable",
+    "Event",
+    "Exploration",
+    "Fault",
+    "MakeProxy",
+    "Operation",
+    "Read",
+    "ReadMany",
+    "Scenario",
+    "SetRate",
+    "Step",
+    "Violation",
+    "Write",
+    "WriteMany",
+]
+
+Fault: TypeAlias = Literal["fail", "not_applied", "late", "lose_reply", "cancel"]
+"""A call fails before it is applied, the same and says so (`NotApplied`), fails and is applied later or never,
+is applied and loses its reply, or its operation is cancelled while it waits for the call."""
+
+_FAULTS: tuple[Fault, ...] = ("fail", "not_applied", "late", "lose_reply", "cancel")
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a process asks of its proxy, at any moment after the steps named in `after` are done."""
+
+    process: str
+    after: tuple[str, ...] = field(default=(), kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Operation):
+    """`proxy.read(key)`."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadMany(Operation):
+    """`proxy.read_many(keys)`."""
+
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Write(Operation):
+    """`proxy.write(key, value)`."""
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteMany(Operation):
+    """`proxy.write_many(dict(items))`."""
+
+    items: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Delete(Operation):
+    """`proxy.delete(key)`."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happens once, at any moment after the steps named in `after` are done."""
+
+    after: tuple[str, ...] = field(default=(), kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class SetRate(Event):
+    """The process sees another rollout."""
+
+    process: str
+    rate: float | Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class Disable(Event):
+    """`proxy.disable()` in the process."""
+
+    process: str
+
+
+@dataclass(frozen=True, slots=True)
+class Enable(Event):
+    """`proxy.enable()` in the process."""
+
+    process: str
+
+
+@dataclass(frozen=True, slots=True)
+class Crash(Event):
+    """The process dies: its operations end where they are. Calls that were sent may still be applied."""
+
+    process: str
+
+
+@dataclass(frozen=True, slots=True)
+class Advance(Event):
+    """Every clock moves on by so many seconds.
+
+    Calls to a store that were sent `Scenario.max_call_seconds` ago and are not applied never will be: that is the
+    protocol's assumption on time. The default is more than the age at which a token of a proxy with default
+    settings is reaped.
+    """
+
+    seconds: float = 60.0
+
+
+Step: TypeAlias = Operation | Event
+
+
+class MakeProxy(Protocol):
+    """Makes the proxy of one process: `AsyncProxy`, a subclass, or an algorithm of one's own.
+
+    Its operations must do the same after hearing the same. They await nothing but the adapters and the ledger,
+    and what they keep between them they keep in the proxy's attributes: values, or lists, dicts and sets of them.
+    """
+
+    def __call__(
+        self,
+        gate: TrafficGate,
+        old: AsyncStorageAdapter[str, str],
+        new: AsyncStorageAdapter[str, str],
+        *,
+        name: str,
+        ledger: AsyncLedger,
+        clock: Callable[[], float],
+        new_token: Callable[[], bytes],
+        telemetry: Telemetry,
+    ) -> Any:
+        """Return the proxy."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What is explored.
+
+    Attributes:
+        processes: name -> the rate that it sees at first, or a `Rollout`.
+        steps: label -> operation or event.
+        old: what Old holds at first.
+        new: what New holds at first. Keys of it that differ from Old should be in `stale`.
+        stale: keys that are stale at first.
+        opened: the ledger's `opened` at first.
+        hash_rates: key -> the hash rate that the gates see, 0.0 where a key is not named.
+        faults: how many faults a run may have.
+        kinds: which faults may happen.
+        targets: where they may happen: some of `old`, `new`, `ledger`.
+        without: optional methods that a store lacks, such as `new.delete`; `new.read_many`, `new.write_many` and
+            `new.delete_many` make batches go key by key.
+        max_call_seconds: how long after it was sent a call to a store may still be applied. The default is that
+            of a proxy with default settings.
+
+    Raises:
+        ValueError: a step names a step or a process that is not there.
+    """
+
+    processes: Mapping[str, float | Rollout]
+    steps: Mapping[str, Step]
+    old: Mapping[str, str] = field(default_factory=dict)
+    new: Mapping[str, str] = field(default_factory=dict)
+    stale: Collection[str] = ()
+    opened: float = 0.0
+    hash_rates: Mapping[str, float] = field(default_factory=dict)
+    faults: int = 0
+    kinds: Collection[Fault] = _FAULTS
+    targets: Collection[str] = ("old", "new", "ledger")
+    without: Collection[str] = ()
+    max_call_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        labels = set(self.steps)
+        for label, step in self.steps.items():
+            unknown = set(step.after) - labels
+            if unknown:
+                raise ValueError(f"step {label!r} comes after {sorted(unknown)}, which are no steps")
+            process = getattr(step, "process", None)
+            if process is not None and process not in self.processes:
+                raise ValueError(f"step {label!r} names a process that is not there")
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A schedule that breaks the promise."""
+
+    what: str
+    schedule: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{number:3}. {line}" for number, line in enumerate(self.schedule, 1)]
+        return "\n".join([self.what, *lines])
+
+
+@dataclass(frozen=True, slots=True)
+class Exploration:
+    """What an exploration found.
+
+    Attributes:
+        states: distinct states visited.
+        steps: steps taken from one state to another.
+        complete: every reachable state was visited.
+        violation: the shortest one, or None.
+    """
+
+    states: int
+    steps: int
+    complete: bool
+    violation: Violation | None
+
+    def check(self) -> Exploration:
+        """Return this exploration if it is complete and found no violation.
+
+        Raises:
+            AssertionError: with the shortest schedule that breaks the promise.
+        """
+        if self.violation is not None:
+            raise AssertionError(str(self.violation))
+        if not self.complete:
+            raise AssertionError(f"stopped at the limit of {self.states} states: nothing is proved")
+        return self
