@@ -195,7 +195,8 @@ class AsyncProxy(Generic[K, V]):
             key_hash, name = self._gate.locate(key)
             why_old = self._why_not_read_new(key_hash)
             if operation.recording:
-                operation.located(key, key_hash, self._gate.rate, why_old != "old")
+                decision = self._gate.decision
+                operation.located(key, key_hash, decision.rollout.read, key_hash < decision.read_below)
             if why_old is not None:
                 operation.path = why_old
                 return await self._old.read(key)
