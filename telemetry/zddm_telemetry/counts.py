@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import defaultdict
 
 __all__ = ["Counts"]
 
@@ -11,26 +11,27 @@ __all__ = ["Counts"]
 class Counts:
     """How many keys took which path, and how many keys each store was asked for. Thread-safe.
 
-    A locked dict behind an observable counter costs about a twentieth of the SDK's own counter.
+    A locked dict behind an observable counter costs about a twentieth of the SDK's own counter, and a
+    defaultdict two thirds of a Counter.
     """
 
     __slots__ = ("_lock", "calls", "copies", "operations")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.operations: Counter[tuple[str, str]] = Counter()
-        self.calls: Counter[tuple[str, str]] = Counter()
+        self.operations: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.calls: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.copies = 0
 
-    def add_operation(self, operation: str, path: str, keys: int = 1) -> None:
-        """Count `keys` keys of `operation` that took `path`."""
+    def add_operation(self, operation_and_path: tuple[str, str], keys: int = 1) -> None:
+        """Count `keys` keys of an operation that took a path."""
         with self._lock:
-            self.operations[operation, path] += keys
+            self.operations[operation_and_path] += keys
 
-    def add_call(self, store: str, operation: str, keys: int) -> None:
-        """Count a call of `operation` to `store` for `keys` keys."""
+    def add_call(self, store_and_operation: tuple[str, str], keys: int) -> None:
+        """Count a call of an operation to a store for `keys` keys."""
         with self._lock:
-            self.calls[store, operation] += keys
+            self.calls[store_and_operation] += keys
 
     def add_copies(self, keys: int) -> None:
         """Count keys whose value a read copied from Old into New."""
@@ -47,10 +48,12 @@ class Counts:
         return copy
 
     def merge(self, other: Counts) -> None:
-        """Add all of `other`'s counts."""
+        """Add all of `other`'s counts; `other` is a snapshot, or changes no more."""
         with self._lock:
-            self.operations.update(other.operations)
-            self.calls.update(other.calls)
+            for path, keys in other.operations.items():
+                self.operations[path] += keys
+            for call, keys in other.calls.items():
+                self.calls[call] += keys
             self.copies += other.copies
 
     def after_fork(self) -> None:

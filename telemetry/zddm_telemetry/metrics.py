@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class Gauges:
     stale_keys: int | None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Migration:
     name: str
     counts: Counts
@@ -39,6 +39,7 @@ class Instruments:
         meter = get_meter("zddm", version, provider)
         self._lock = threading.Lock()
         self._migrations: list[_Migration] = []
+        self._gone: deque[_Migration] = deque()
         self._retired: dict[str, Counts] = {}
         self.duration = meter.create_histogram(
             "zddm.store.operation.duration",
@@ -71,17 +72,26 @@ class Instruments:
         """Show `counts` and `gauges` (a bound method of `owner`) until `owner` is gone; its counts stay."""
         migration = _Migration(name, counts, weakref.WeakMethod(gauges))
         with self._lock:
+            self._retire()  # here too, for nobody may ever read the metrics
             self._migrations.append(migration)
-        weakref.finalize(owner, self._retire, migration).atexit = False
+        # A finalizer may run at any allocation, in a thread that holds the lock: it must take none.
+        weakref.finalize(owner, self._gone.append, migration).atexit = False
 
-    def _retire(self, migration: _Migration) -> None:
-        with self._lock:
+    def after_fork(self) -> None:
+        """Replace the lock, which another thread of the parent may have held at the moment of the fork."""
+        self._lock = threading.Lock()
+
+    def _retire(self) -> None:
+        """Keep the counts of proxies that are gone, and let go of the rest. Called with the lock held."""
+        while self._gone:
+            migration = self._gone.popleft()
             self._migrations.remove(migration)
             self._retired.setdefault(migration.name, Counts()).merge(migration.counts)
 
     def _totals(self) -> dict[str, Counts]:
         totals: dict[str, Counts] = {}
         with self._lock:
+            self._retire()
             for name, counts in self._retired.items():
                 totals.setdefault(name, Counts()).merge(counts)
             for migration in self._migrations:

@@ -171,8 +171,9 @@ class Proxy(Generic[K, V]):
         self._fork_reported = False
         self._closed = False
         self._telemetry.show(self, self._gauges)
+        self._ledger_is_shared = ledger.shared
+        after_fork_in_child(self._after_fork)
         if not ledger.shared:
-            after_fork_in_child(self._after_fork)
             self._telemetry.report(
                 "info",
                 "ledger_in_memory",
@@ -196,7 +197,8 @@ class Proxy(Generic[K, V]):
             key_hash, name = self._gate.locate(key)
             why_old = self._why_not_read_new(key_hash)
             if operation.recording:
-                operation.located(key, key_hash, self._gate.rate, why_old != "old")
+                decision = self._gate.decision
+                operation.located(key, key_hash, decision.rollout.read, key_hash < decision.read_below)
             if why_old is not None:
                 operation.path = why_old
                 return self._old.read(key)
@@ -698,8 +700,10 @@ class Proxy(Generic[K, V]):
         return Gauges(self._gate.rate, self._gate.write_rate, stats.opened, stats.stale)
 
     def _after_fork(self) -> None:
-        # The child has a copy of the in-memory ledger that sees none of the parent's writes.
         self._telemetry.after_fork()
+        if self._ledger_is_shared:
+            return
+        # The child has a copy of the in-memory ledger that sees none of the parent's writes.
         self._enabled = False
         self._forked = True
         self._fork_reported = False

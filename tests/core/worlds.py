@@ -1,0 +1,360 @@
+"""One test body for both worlds.
+
+A test asks for the fixture `world`, builds a `Migration` with it and awaits its operations; the proxy below is the
+blocking one or the asyncio one. Stores and ledger are written once, as coroutines that a test can watch, fail
+and interrupt in the middle of a call; the blocking side runs each of them by hand to its end, so that a hook may
+itself call a blocking proxy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeAlias, TypeVar
+
+from zddm_flags import AsyncProxy, InMemoryLedger, Proxy, ProxyStats, Rollout, StoreInfo, TrafficGate
+from zddm_flags.ledger import LedgerSummary, MigrationLedger
+
+T = TypeVar("T")
+
+Hook: TypeAlias = Callable[[], Awaitable[object]]
+
+PLAIN = ("read", "write", "delete")
+MANY = (*PLAIN, "read_many", "write_many", "delete_many")
+LEDGER_CALLS = ("begin", "begin_copy", "end", "withdraw", "dirty", "open_to", "reap", "summary")
+
+
+class Trouble(Exception):
+    """What a store or a ledger of these tests raises. Its text carries what must never be repeated."""
+
+    def __init__(self, text: str = "secret-key secret-value") -> None:
+        super().__init__(text)
+
+
+def finish(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never waits to its end, in the caller's thread."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    coroutine.close()
+    raise AssertionError("a coroutine waited in the blocking world")
+
+
+class Clock:
+    """Seconds that pass only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Watched:
+    """Something that is called, whose every call is recorded and can be failed or interrupted.
+
+    `before[method]` comes before the call takes effect, `after[method]` between its effect and its return. An
+    exception there is raised at every call until it is removed; a hook is awaited once.
+    """
+
+    def __init__(self, name: str, journal: list[str]) -> None:
+        self.name = name
+        self.journal = journal
+        self.requests: list[tuple[str, tuple[Any, ...]]] = []
+        self.before: dict[str, Hook | BaseException] = {}
+        self.after: dict[str, Hook | BaseException] = {}
+        self.pause: Hook | None = None
+
+    async def step(self, method: str, keys: Iterable[Any], effect: Callable[[], T]) -> T:
+        """One call: it is recorded, takes effect and returns what that gave."""
+        self.journal.append(f"{self.name}.{method}")
+        self.requests.append((method, tuple(keys)))
+        await self._come_between(self.before, method)
+        result = effect()
+        await self._come_between(self.after, method)
+        return result
+
+    async def _come_between(self, hooks: dict[str, Hook | BaseException], method: str) -> None:
+        if self.pause is not None:
+            await self.pause()
+        hook = hooks.get(method)
+        if isinstance(hook, BaseException):
+            raise hook
+        if hook is not None:
+            del hooks[method]
+            await hook()
+
+    def outage(self, error: BaseException | None = None, methods: Sequence[str] = MANY) -> None:
+        """Fail every call from now on, without effect."""
+        self.before.update(dict.fromkeys(methods, error if error is not None else Trouble()))
+
+    def recover(self) -> None:
+        """End all failures and drop hooks that were not reached."""
+        self.before.clear()
+        self.after.clear()
+
+
+class Store(Watched):
+    """A dict as a store. `history` holds each value that a key ever had, in order; None is absence."""
+
+    def __init__(self, name: str, journal: list[str], values: Mapping[Any, Any]) -> None:
+        super().__init__(name, journal)
+        self.values: dict[Any, Any] = dict(values)
+        self._lock = threading.Lock()
+        self._initial = dict(values)
+        self._history: dict[Any, list[Any]] = {}
+
+    def history(self, key: Any) -> list[Any]:
+        """Each value that the key had so far, the present one last."""
+        return self._history.setdefault(key, [self._initial.get(key)])
+
+    def put(self, items: Mapping[Any, Any]) -> None:
+        """Insert, replace, or remove where the value is None."""
+        with self._lock:
+            for key, value in items.items():
+                self.history(key).append(value)
+                if value is None:
+                    self.values.pop(key, None)
+                else:
+                    self.values[key] = value
+
+    async def read(self, key: Any) -> Any:
+        return await self.step("read", [key], lambda: self.values.get(key))
+
+    async def write(self, key: Any, value: Any) -> None:
+        await self.step("write", [key], lambda: self.put({key: value}))
+
+    async def delete(self, key: Any) -> None:
+        await self.step("delete", [key], lambda: self.put({key: None}))
+
+    async def read_many(self, keys: Sequence[Any]) -> dict[Any, Any]:
+        return await self.step(
+            "read_many", keys, lambda: {key: self.values[key] for key in keys if key in self.values}
+        )
+
+    async def write_many(self, items: Mapping[Any, Any]) -> None:
+        await self.step("write_many", items, lambda: self.put(items))
+
+    async def delete_many(self, keys: Sequence[Any]) -> None:
+        await self.step("delete_many", keys, lambda: self.put(dict.fromkeys(keys)))
+
+
+class _Given:
+    """An object with the methods that it is given, each of them of one world."""
+
+    describe: Callable[[], StoreInfo]
+
+    def __init__(self, methods: Mapping[str, Callable[..., Any]]) -> None:
+        vars(self).update(methods)
+
+
+class WatchedLedger(Watched):
+    """An `InMemoryLedger` whose calls can be watched and failed, as a ledger of either world."""
+
+    def __init__(self, world: World, journal: list[str], clock: Clock, *, shared: bool) -> None:
+        super().__init__("ledger", journal)
+        self.rows_of = InMemoryLedger(clock=clock)
+        self.shared = shared
+        self._world = world
+
+    def migration(self, name: str, identity: str) -> Any:
+        rows = self.rows_of.migration(name, identity)
+        calls = {call: self._world.dress(self._watched(rows, call)) for call in LEDGER_CALLS}
+        return _Given({**calls, "last_summary": rows.last_summary})
+
+    def _watched(self, rows: MigrationLedger, call: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        async def watched(*arguments: Any) -> Any:
+            return await self.step(call, arguments, lambda: getattr(rows, call)(*arguments))
+
+        return watched
+
+
+class Event:
+    """Something that a test waits for in either world: threads block on it, tasks await it."""
+
+    def __init__(self, world: World) -> None:
+        self._event = threading.Event() if world.blocking else asyncio.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    @property
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    async def wait(self) -> None:
+        if isinstance(self._event, threading.Event):
+            assert self._event.wait(30), "nobody set the event"
+        else:
+            await self._event.wait()
+
+
+class Migration:
+    """Two stores, a ledger and a proxy, whose operations are awaited in both worlds."""
+
+    def __init__(self, world: World, gate: TrafficGate, old: Store, new: Store, ledger: WatchedLedger) -> None:
+        self.world = world
+        self.gate = gate
+        self.old = old
+        self.new = new
+        self.ledger = ledger
+        self.journal = old.journal
+        self.clock = Clock()
+        self.proxy: Any = None
+        self._make: Callable[[TrafficGate], Any] = lambda _: None
+
+    def made_by(self, make: Callable[[TrafficGate], Any]) -> Migration:
+        """Let `make` make the proxy, this one and those of other processes."""
+        self._make = make
+        self.proxy = make(self.gate)
+        return self
+
+    def in_another_process(self, rate: float | Rollout) -> Migration:
+        """The same stores and ledger through a proxy of its own, which sees another rate."""
+        other = Migration(self.world, TrafficGate(rate), self.old, self.new, self.ledger)
+        other.clock = self.clock
+        return other.made_by(self._make)
+
+    async def read(self, key: Any) -> Any:
+        return await self.world.call(self.proxy.read, key)
+
+    async def write(self, key: Any, value: Any) -> None:
+        await self.world.call(self.proxy.write, key, value)
+
+    async def delete(self, key: Any) -> None:
+        await self.world.call(self.proxy.delete, key)
+
+    async def read_many(self, keys: Iterable[Any]) -> dict[Any, Any]:
+        return await self.world.call(self.proxy.read_many, keys)
+
+    async def write_many(self, items: Mapping[Any, Any]) -> None:
+        await self.world.call(self.proxy.write_many, items)
+
+    def stats(self) -> ProxyStats:
+        return self.proxy.stats()
+
+    @property
+    def rows(self) -> MigrationLedger:
+        """The ledger's rows, past all watching."""
+        return self.ledger.rows_of.migration("users", self.gate.identity)
+
+    @property
+    def summary(self) -> LedgerSummary:
+        return self.rows.summary()
+
+    @property
+    def left(self) -> tuple[int, int]:
+        """How many keys are stale, and how many tokens are pending."""
+        summary = self.summary
+        return summary.stale, summary.pending
+
+    def is_dirty(self, key: Any) -> bool:
+        return bool(self.rows.dirty([self.gate.locate(key)[1]]))
+
+    def calls(self) -> list[str]:
+        """The calls made since the last look, in order."""
+        made = list(self.journal)
+        self.journal.clear()
+        return made
+
+    def clean_differences(self) -> dict[Any, tuple[Any, Any]]:
+        """Clean keys whose value in New, if there is one, is not Old's: there must never be one."""
+        return {
+            key: (self.old.values.get(key), value)
+            for key, value in dict(self.new.values).items()
+            if not self.is_dirty(key) and self.old.values.get(key) != value
+        }
+
+
+class World:
+    """Blocking or asyncio."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.blocking = name == "blocking"
+        self.proxy_class: Any = Proxy if self.blocking else AsyncProxy
+
+    async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function of this world, and await it where that is how it is called."""
+        result = function(*arguments)
+        return await result if inspect.isawaitable(result) else result
+
+    def dress(self, method: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+        """A coroutine function as a function of this world."""
+        if not self.blocking:
+            return method
+
+        def blocking(*arguments: Any) -> Any:
+            return finish(method(*arguments))
+
+        return blocking
+
+    def adapter(self, store: Store, methods: Sequence[str] = PLAIN, info: StoreInfo | None = None) -> Any:
+        """The store as an adapter that has these methods, and `describe` if there is anything to say."""
+        given = _Given({method: self.dress(getattr(store, method)) for method in methods})
+        if info is not None:
+            given.describe = lambda: info
+        return given
+
+    def migration(
+        self,
+        rate: float | Rollout = 1.0,
+        *,
+        old: Mapping[Any, Any] | None = None,
+        new: Mapping[Any, Any] | None = None,
+        old_methods: Sequence[str] = PLAIN,
+        new_methods: Sequence[str] = PLAIN,
+        old_info: StoreInfo | None = None,
+        new_info: StoreInfo | None = None,
+        shared: bool = True,
+        **options: Any,
+    ) -> Migration:
+        """Stores that hold these values, a ledger, and a proxy with `options` between them."""
+        journal: list[str] = []
+        clock = Clock()
+        made = Migration(
+            self,
+            TrafficGate(rate),
+            Store("old", journal, old or {}),
+            Store("new", journal, new or {}),
+            WatchedLedger(self, journal, clock, shared=shared),
+        )
+        made.clock = clock
+        adapters = (
+            self.adapter(made.old, old_methods, old_info),
+            self.adapter(made.new, new_methods, new_info),
+        )
+        options = {"name": "users", "ledger": made.ledger, "clock": clock, **options}
+        return made.made_by(lambda gate: self.proxy_class(gate, *adapters, **options))
+
+    def event(self) -> Event:
+        """An event to hold a call with."""
+        return Event(self)
+
+    async def pause(self) -> None:
+        """Let others run."""
+        if self.blocking:
+            time.sleep(0)  # noqa: ASYNC251 - only threads come here
+        else:
+            await asyncio.sleep(0)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T], pool: ThreadPoolExecutor) -> asyncio.Future[T]:
+        """Run beside the test: blocking code in a thread of `pool`, asyncio code as a task."""
+        if self.blocking:
+            return asyncio.get_running_loop().run_in_executor(pool, finish, coroutine)
+        return asyncio.ensure_future(coroutine)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something is so that no event tells of."""
+        deadline = time.monotonic() + 30
+        while not condition():
+            assert time.monotonic() < deadline, "it never came to be"
+            await asyncio.sleep(0.001)

@@ -1,0 +1,230 @@
+"""Metrics: every instrument, its unit, its attributes and its numbers."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    Gauge,
+    Histogram,
+    HistogramDataPoint,
+    InMemoryMetricReader,
+    Metric,
+    Sum,
+)
+
+from tests.core.worlds import Migration, Trouble, World
+from zddm_flags import Rollout, Telemetry
+from zddm_telemetry import events
+from zddm_telemetry.counts import Counts
+from zddm_telemetry.metrics import Gauges, Instruments
+
+KEY = "secret-key"
+VALUE = "secret-value"
+
+
+class Metered:
+    """A provider whose metrics are read when a test asks."""
+
+    def __init__(self) -> None:
+        self.reader = InMemoryMetricReader()
+        self.provider = MeterProvider(metric_readers=[self.reader])
+
+    def migration(self, world: World, rate: float | Rollout = 1.0, **options: Any) -> Migration:
+        return world.migration(rate, telemetry=Telemetry(meter_provider=self.provider, log=False), **options)
+
+    def read(self) -> dict[str, Metric]:
+        data = self.reader.get_metrics_data()
+        if data is None:
+            return {}
+        [resource] = data.resource_metrics
+        [scope] = resource.scope_metrics
+        assert scope.scope.name == "zddm"
+        return {metric.name: metric for metric in scope.metrics}
+
+    def numbers(self, name: str) -> dict[tuple[Any, ...], Any]:
+        """An instrument's numbers by the values of its attributes, in the order of their names."""
+        found: dict[tuple[Any, ...], Any] = {}
+        metric = self.read().get(name)
+        for point in metric.data.data_points if metric is not None else ():
+            attributes = point.attributes or {}
+            value = point.count if isinstance(point, HistogramDataPoint) else getattr(point, "value", None)
+            found[tuple(attributes[each] for each in sorted(attributes))] = value
+        return found
+
+
+@pytest.fixture
+def metered(caplog: pytest.LogCaptureFixture) -> Iterator[Metered]:
+    """Metrics that nothing complains about: no duplicate instrument, no failing callback."""
+    metered = Metered()
+    yield metered
+    assert caplog.records == []
+    metered.provider.shutdown()
+
+
+async def test_instruments(world: World, metered: Metered) -> None:
+    """Each instrument of the design is there, with its kind, its unit and the names of its attributes."""
+    migration = metered.migration(world, old={KEY: VALUE})
+    await migration.read(KEY)
+    seen = {}
+    for name, metric in metered.read().items():
+        names = {each for point in metric.data.data_points for each in point.attributes or {}}
+        seen[name] = (type(metric.data), metric.unit, names - {"zddm.migration"})
+        assert metric.description
+        assert all((point.attributes or {})["zddm.migration"] == "users" for point in metric.data.data_points)
+    assert seen == {
+        "zddm.operations": (Sum, "{key}", {"zddm.operation", "zddm.path"}),
+        "zddm.store.operations": (Sum, "{key}", {"zddm.store", "zddm.operation"}),
+        "zddm.store.operation.duration": (Histogram, "s", {"zddm.store", "zddm.operation", "zddm.outcome"}),
+        "zddm.copies": (Sum, "{key}", set()),
+        "zddm.gate.rate": (Gauge, "1", {"zddm.operation"}),
+        "zddm.ledger.opened": (Gauge, "1", set()),
+        "zddm.ledger.stale_keys": (Gauge, "{key}", set()),
+    }
+    sums = [metric.data for metric in metered.read().values() if isinstance(metric.data, Sum)]
+    assert all(data.is_monotonic for data in sums)
+
+
+async def test_numbers(world: World, metered: Metered) -> None:
+    """The numbers are those of `stats()`, by migration; keys of a batch count one by one."""
+    many = ("read", "write", "read_many", "write_many")
+    migration = metered.migration(world, Rollout(0.5, 1.0), old={"a": 1}, old_methods=many, new_methods=many)
+    assert metered.numbers("zddm.gate.rate") == {("users", "read"): 0.5, ("users", "write"): 1.0}
+    assert metered.numbers("zddm.ledger.opened") == {("users",): 0.0}
+    migration.gate.set_rate(1.0)
+    await migration.read("a")
+    await migration.write_many({"a": 1, "b": 2, "c": 3})
+    migration.proxy.disable()
+    await migration.write("b", 4)
+    assert metered.numbers("zddm.operations") == {
+        ("users", "read", "copied"): 1,
+        ("users", "write", "both"): 3,
+        ("users", "write", "disabled"): 1,
+    }
+    # Sorted by name: migration, operation, store.
+    assert metered.numbers("zddm.store.operations") == {
+        ("users", "read", "new"): 1,
+        ("users", "read", "old"): 1,
+        ("users", "write", "new"): 4,
+        ("users", "write", "old"): 4,
+    }
+    assert metered.numbers("zddm.copies") == {("users",): migration.stats().copies} == {("users",): 1}
+    assert metered.numbers("zddm.ledger.opened") == {("users",): 1.0}
+    assert metered.numbers("zddm.ledger.stale_keys") == {("users",): 1}
+
+
+async def test_durations(world: World, metered: Metered) -> None:
+    """The duration of each call to a store is recorded in seconds, with its outcome, once for a batch."""
+    many = ("read", "write", "read_many", "write_many")
+    migration = metered.migration(world, old_methods=many, new_methods=many)
+    await migration.write_many({"a": 1, "b": 2})
+    migration.new.outage()
+    await migration.read("a")
+    migration.old.outage()
+    with pytest.raises(Trouble):
+        await migration.read("a")
+    # Sorted by name: migration, operation, outcome, store.
+    assert metered.numbers("zddm.store.operation.duration") == {
+        ("users", "write", "ok", "old"): 1,
+        ("users", "write", "ok", "new"): 1,
+        ("users", "read", "error", "new"): 2,
+        ("users", "read", "ok", "old"): 1,
+        ("users", "read", "error", "old"): 1,
+    }
+    for point in metered.read()["zddm.store.operation.duration"].data.data_points:
+        assert isinstance(point, HistogramDataPoint)
+        assert 0 <= point.sum < 5
+
+
+async def test_counters_never_fall(world: World, metered: Metered) -> None:
+    """What a proxy counted stays counted when it is gone, and a second one of its name adds to it."""
+    for number in range(3):
+        migration = metered.migration(world)
+        await migration.write(KEY, VALUE)
+        assert metered.numbers("zddm.operations") == {("users", "write", "both"): number + 1}
+        del migration
+        gc.collect()
+        assert metered.numbers("zddm.operations") == {("users", "write", "both"): number + 1}
+        assert metered.numbers("zddm.gate.rate") == {}
+
+
+async def test_two_proxies_on_one_provider(world: World, metered: Metered) -> None:
+    """Proxies on one provider share its instruments; one name's counts are added up, names are kept apart."""
+    one = metered.migration(world)
+    other = one.in_another_process(1.0)
+    orders = metered.migration(world, 0.25, name="orders")
+    await one.write("a", 1)
+    await other.write("b", 2)
+    await orders.write("c", 3)
+    numbers = metered.numbers("zddm.operations")
+    assert numbers["users", "write", "both"] == 2
+    assert sum(numbers[each] for each in numbers if each[0] == "orders") == 1
+    rates = metered.numbers("zddm.gate.rate")
+    assert (rates["users", "read"], rates["orders", "read"]) == (1.0, 0.25)
+
+
+async def test_nothing_secret(world: World, metered: Metered) -> None:
+    """Neither keys nor values nor error texts are in the metrics."""
+    migration = metered.migration(world)
+    await migration.write(KEY, VALUE)
+    migration.new.outage()
+    await migration.read(KEY)
+    data = metered.reader.get_metrics_data()
+    assert data is not None
+    assert "secret" not in data.to_json()
+
+
+def test_proxy_collected_while_the_metrics_are_read() -> None:
+    """A proxy whose end comes in the middle of a reading, in the thread that reads, blocks nothing."""
+
+    class Owner:
+        def gauges(self) -> Gauges:
+            return Gauges(1.0, 1.0, 1.0, 0)
+
+    provider = MeterProvider(metric_readers=[InMemoryMetricReader()])
+    instruments = Instruments(provider, "0")
+    owner = Owner()
+
+    class Ending(Counts):
+        """The garbage collector runs just here."""
+
+        def snapshot(self) -> Counts:
+            nonlocal owner
+            owner = Owner()
+            return super().snapshot()
+
+    counts = Ending()
+    counts.add_copies(1)
+    instruments.add(owner, "users", counts, owner.gauges)
+    totals: list[int] = []
+
+    def read() -> None:
+        totals.extend(each["users"].copies for each in (instruments._totals(), instruments._totals()))
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert totals == [1, 1]
+    provider.shutdown()
+
+
+async def test_broken_histogram(world: World, metered: Metered, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An instrument that raises hurts no operation, and other metrics go on."""
+    known: set[type[BaseException]] = {Trouble}  # told already
+    monkeypatch.setattr(events, "_known_failures", known)
+    migration = metered.migration(world)
+    instruments = migration.proxy._telemetry.instruments
+
+    class Broken:
+        def record(self, *arguments: object) -> None:
+            raise Trouble
+
+    monkeypatch.setattr(instruments, "duration", Broken())
+    await migration.write(KEY, VALUE)
+    assert await migration.read(KEY) == VALUE
+    assert metered.numbers("zddm.operations") == {("users", "write", "both"): 1, ("users", "read", "new_hit"): 1}
