@@ -12,18 +12,31 @@ class DeadlinePassed(Exception):
 
 
 class Deadline:
-    """No write is issued to a store at or after this moment of a process's own monotonic clock (H15)."""
+    """No write is issued to a store at or after this moment of a process's own monotonic clock (H15).
 
-    __slots__ = ("_at", "_clock")
+    A store that takes a batch key by key asks before each call. `allowed` lets a kill reach such a batch in its
+    middle: the deadline counts as passed once it is False.
+    """
 
-    def __init__(self, clock: Callable[[], float], seconds: float) -> None:
+    __slots__ = ("_allowed", "_at", "_clock")
+
+    def __init__(
+        self, clock: Callable[[], float], seconds: float, allowed: Callable[[], bool] | None = None
+    ) -> None:
         self._clock = clock
         self._at = clock() + seconds
+        self._allowed = allowed
+
+    def only_while(self, allowed: Callable[[], bool]) -> Deadline:
+        """The same moment, or the one at which `allowed` is False, if that comes first."""
+        other = Deadline(self._clock, 0.0, allowed)
+        other._at = self._at
+        return other
 
     @property
     def passed(self) -> bool:
         """Whether no further write may be issued."""
-        return self._clock() >= self._at
+        return self._clock() >= self._at or (self._allowed is not None and not self._allowed())
 
     def check(self) -> None:
         """Raise DeadlinePassed if it has."""

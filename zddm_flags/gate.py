@@ -9,6 +9,7 @@ from zddm_flags import encoding
 from zddm_flags.errors import GateIsLive
 from zddm_flags.hashing import DeterministicHasher, XXH3Hasher, threshold
 from zddm_flags.rollout import Rollout, RolloutSource, StaticSource
+from zddm_telemetry import report
 
 __all__ = ["Decision", "TrafficGate"]
 
@@ -107,7 +108,7 @@ class TrafficGate:
         return getattr(self.source, "flag_key", None)
 
     def set_rate(self, rate: float | Rollout) -> None:
-        """Change the rate of a gate that was made with a fixed one.
+        """Change the rate of a gate that was made with a fixed one, and of all other gates on its source.
 
         Raises:
             GateIsLive: the rate comes from a live source.
@@ -118,7 +119,19 @@ class TrafficGate:
                 f"this gate's rate comes live from {type(self.source).__name__}: change it there"
                 + (f" (flag {self.flag_key!r})" if self.flag_key else "")
             )
+        before = self.decision.rollout
         self.source.set(rate)
+        after = self.decision.rollout
+        if after != before:
+            report(
+                "info",
+                "rate_changed",
+                read=after.read,
+                write=after.write,
+                old_read=before.read,
+                old_write=before.write,
+                reason="set_rate",
+            )
 
     def close(self) -> None:
         """Stop following the source; the last rate stays. Idempotent."""

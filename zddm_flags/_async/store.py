@@ -72,13 +72,15 @@ class AsyncStore(Generic[K, V]):
         with self.telemetry.call("delete"):
             await self._delete.delete(key)
 
-    async def read_many(self, keys: Sequence[K]) -> Mapping[K, V]:
-        """The values of `keys`; absent ones are left out."""
+    async def read_many(self, keys: Sequence[K], deadline: Deadline | None = None) -> Mapping[K, V]:
+        """The values of `keys`; absent ones are left out. Raises DeadlinePassed where one is given and passes."""
         if len(keys) > 1 and self._read_many is not None:
             with self.telemetry.call("read", len(keys)):
                 return await self._read_many.read_many(keys)
         found: dict[K, V] = {}
         for key in keys:
+            if deadline is not None:
+                deadline.check()
             value = await self.read(key)
             if value is not None:
                 found[key] = value

@@ -177,7 +177,7 @@ class Proxy(Generic[K, V]):
             self._telemetry.report(
                 "info",
                 "ledger_in_memory",
-                promise="for this process alone, from a New that is empty or verified",
+                promise="for this process alone, from a New that is empty, or as far as opened= says",
             )
 
     # -- operations -------------------------------------------------------------------------------------------
@@ -362,7 +362,12 @@ class Proxy(Generic[K, V]):
         clean = self._readable(clean, from_old, operation)
         if clean:
             try:
-                hits = self._new.read_many([each.key for each in clean])
+                permit = Deadline(self._clock, self._issue_seconds, self._new_is_open)
+                hits = self._new.read_many([each.key for each in clean], permit)
+            except DeadlinePassed:
+                for each in clean:
+                    operation.count(self._why_not_read_new(each.hash) or "new_failed")
+                from_old += clean
             except Exception as error:
                 self._new_failed("read", error)
                 operation.count("new_failed", len(clean))
@@ -507,6 +512,7 @@ class Proxy(Generic[K, V]):
         token = self._new_token()
         grant = self._begin(located, token, operation)
         if deadline.passed:
+            operation.count("ledger_failed", len(located))
             self._withdraw(located, token)
             raise OperationTimedOut(
                 "the ledger took too long: max_operation_seconds less max_call_seconds passed before Old was "
@@ -592,6 +598,8 @@ class Proxy(Generic[K, V]):
             decision = self._gate.decision
             admitted = [each for each in located if each.hash < decision.write_below]
             rate = decision.rollout.write
+            if not admitted and decision.alarm is not None:
+                decision.alarm()
             if not admitted or rate <= opened:
                 return admitted, "old"
             try:
@@ -600,7 +608,8 @@ class Proxy(Generic[K, V]):
                 self._ledger_failed("open_to", error)
                 return [], "ledger_failed"
             if opening.epoch != grant.epoch or opening.opened < rate:
-                return [], "ledger_failed"  # the ledger was reset under this token, or keeps rates inexactly
+                self._ledger_failed("open_to", LedgerMismatch("reset under a token, or keeps rates inexactly"))
+                return [], "ledger_failed"
             self._opening = opening
             self._telemetry.report("info", "opened_wider", opened=opening.opened, before=opened)
             opened = opening.opened
@@ -609,12 +618,13 @@ class Proxy(Generic[K, V]):
         self, change: _Change[K, V], located: Sequence[_Located[K]], deadline: Deadline
     ) -> bool | None:
         """Change New. True: done; False: certainly not done; None: unknown, so the tokens must be left."""
-        if not change.possible(self._new):
-            return False
-        if deadline.passed:
+        permit = deadline.only_while(self._new_is_open)
+        if permit.passed or not change.possible(self._new):
             return False
         try:
-            change.apply(self._new, located, deadline)
+            change.apply(self._new, located, permit)
+        except DeadlinePassed:
+            return None
         except NotApplied as error:
             self._new_failed(change.operation, error.__cause__ or error)
             return False
@@ -671,6 +681,10 @@ class Proxy(Generic[K, V]):
         if decision.alarm is not None:
             decision.alarm()
         return "old"
+
+    def _new_is_open(self) -> bool:
+        """Whether any key may be used in New: False from the moment of a kill on."""
+        return self._enabled and self._gate.decision.write_below > 0
 
     def _locate(self, keys: Iterable[K]) -> list[_Located[K]]:
         """The distinct keys in canonical order, so that no two batches wait for each other in a circle."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 from zddm_flags.errors import NotApplied, ZddmError
 from zddm_flags.gate import Decision, TrafficGate
 from zddm_flags.ledger import AsyncMigrationLedger, CopyGrant, Grant, LedgerSummary, Opening
-from zddm_flags.rollout import Rollout
+from zddm_flags.rollout import Rollout, StaticSource
 from zddm_flags.testing.scenario import (
     Delete,
     MakeProxy,
@@ -284,7 +284,9 @@ class Operations:
     def set_rate(self, process: str, circumstances: Circumstances, rate: float | Rollout) -> Circumstances:
         """The circumstances after the process has seen this rate."""
         self._enter(process, circumstances, self._now)
-        self._gates[process].set_rate(rate)
+        source = self._gates[process].source
+        if isinstance(source, StaticSource):  # which it is: past the gate, so that nothing is logged
+            source.set(rate)
         return self._look(process)
 
     def switch(self, process: str, circumstances: Circumstances, *, on: bool) -> Circumstances:
