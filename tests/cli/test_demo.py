@@ -69,7 +69,7 @@ def _until(descriptor, text, seconds):
     deadline = time.monotonic() + seconds
     while text not in seen:
         ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
-        assert ready, f"{text!r} did not appear in {seen!r}"
+        assert ready, f"{text!r} did not appear in ...{seen[-2000:]!r}"
         try:
             seen += os.read(descriptor, 65536).decode(errors="replace")
         except OSError as error:
@@ -89,12 +89,14 @@ def test_a_live_table_and_a_clean_interrupt(environment):
         stderr=terminal,
         env={**environment, "TERM": "xterm-256color"},
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - as a shell's
     )
     os.close(terminal)
     try:
         seen = _until(controller, "keys by path", 60)
         seen += _until(controller, "keys by path", 60)
         assert "\x1b[" in seen
+        assert "..." not in seen  # the table fits the terminal
         assert "reads on Old" in seen
         process.send_signal(signal.SIGINT)
         rest = _until(controller, "Interrupted: stopped cleanly", 30)

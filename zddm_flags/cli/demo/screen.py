@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -17,7 +18,7 @@ from zddm_flags import ProxyStats
 
 __all__ = ["Lines", "LiveTable", "Moment", "Screen", "percent"]
 
-_EVENTS = 6
+_EVENTS = 4  # all of it fits a terminal of 24 lines
 
 
 def percent(share: float) -> str:
@@ -110,27 +111,27 @@ class LiveTable:
 
     def show(self, moment: Moment) -> None:
         """See `Screen.show`."""
-        table = Table(title=f"{moment.seconds:.0f} s · {moment.phase}", title_justify="left", min_width=64)
-        table.add_column("what")
-        table.add_column("now", justify="right")
         stats = moment.stats
-        table.add_row("rate wanted by the flag", percent(stats.rollout.read))
-        table.add_row("widest rate ever open", percent(stats.opened))
-        table.add_row("operations a second", f"{moment.operations_per_second:,.0f}")
-        table.add_row("reads on Old", f"{moment.share_on_old:.1%}")
-        table.add_row("stale keys", str(stats.stale_keys))
-        table.add_row(
-            "wrong reads", Text(str(moment.wrong), style="bold green" if not moment.wrong else "bold red")
-        )
-        paths = Table(min_width=64)
-        paths.add_column("keys by path")
+        figures = Table.grid(padding=(0, 2))
+        figures.add_column(min_width=28)
+        figures.add_column(justify="right", min_width=10)
+        figures.add_row("rate wanted by the flag", percent(stats.rollout.read))
+        figures.add_row("widest rate ever open", percent(stats.opened))
+        figures.add_row("operations a second", f"{moment.operations_per_second:,.0f}")
+        figures.add_row("reads on Old", f"{moment.share_on_old:.1%}")
+        figures.add_row("stale keys", str(stats.stale_keys))
+        wrong = Text(str(moment.wrong), style="bold red" if moment.wrong else "bold green")
+        figures.add_row("wrong reads", wrong)
+        paths = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        paths.add_column("keys by path", min_width=28)
         for operation in ("read", "write", "delete"):
-            paths.add_column(operation, justify="right")
-        names = sorted({path for _, path in stats.operations})
-        for path in names:
+            paths.add_column(operation, justify="right", min_width=9)
+        for path in sorted({path for _, path in stats.operations}):
             counts = (stats.operations.get((operation, path), 0) for operation in ("read", "write", "delete"))
             paths.add_row(path, *(f"{count:,}" if count else "" for count in counts))
-        self._live.update(Group(table, paths, Text("\n".join(self._events), style="dim")))
+        title = Text(f"{moment.seconds:.0f} s · {moment.phase}", style="bold")
+        events = Text("\n".join(self._events), style="dim", no_wrap=True, overflow="ellipsis")
+        self._live.update(Group(title, figures, paths, events))
 
     def close(self) -> None:
         """See `Screen.close`."""
