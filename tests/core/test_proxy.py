@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from structlog.testing import capture_logs
@@ -375,6 +375,16 @@ async def test_opened_is_the_one_that_begin_returned(world: World) -> None:
     await behind.write(KEY, "v2")
     assert behind.left == (1, 0)
     assert await ahead.read(KEY) == "v2"
+
+
+async def test_opened_is_forgotten_with_its_epoch(world: World) -> None:
+    """What a process knows of `opened` holds in its epoch alone: after a reset the ledger is told again."""
+    migration = await opened(world)
+    table = cast("Any", migration.rows)._table
+    table.epoch, table.opened = 1, 0.0
+    await migration.write(KEY, "v2")
+    assert migration.calls() == ["ledger.begin", "old.write", "ledger.open_to", "new.write", "ledger.end"]
+    assert migration.summary.opened == 1.0
 
 
 @pytest.mark.parametrize("operation", ["write", "delete"])
