@@ -63,7 +63,10 @@ class LedgerMismatch(ZddmError):
 
 
 class OperationTimedOut(ZddmError):
-    """`max_operation_seconds` ran out before Old was written: neither store was changed. Safe to retry."""
+    """`max_operation_seconds` ran out before Old was written: neither store was changed. Safe to retry.
+
+    In the middle of a batch that Old takes key by key, the keys before may be written; the message says so.
+    """
 
 
 class ProxyClosed(ZddmError):

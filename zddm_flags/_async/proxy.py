@@ -58,9 +58,22 @@ class _Change(Protocol[K, V]):
         """Whether the store can do it at all."""
         ...
 
-    async def apply(self, store: AsyncStore[K, V], located: Sequence[_Located[K]], deadline: Deadline) -> None:
+    async def apply(self, store: AsyncStore[K, V], located: Sequence[_Located[K]], deadline: Deadline, /) -> None:
         """Do it. Raises what the store raises, or DeadlinePassed."""
         ...
+
+
+class _WriteOne(Generic[K, V]):
+    operation = "write"
+
+    def __init__(self, value: V) -> None:
+        self._value = value
+
+    def possible(self, _: AsyncStore[K, V]) -> bool:
+        return True
+
+    async def apply(self, store: AsyncStore[K, V], located: Sequence[_Located[K]], _: Deadline) -> None:
+        await store.write(located[0].key, self._value)
 
 
 class _Write(Generic[K, V]):
@@ -255,7 +268,7 @@ class AsyncProxy(Generic[K, V]):
         `max_operation_seconds` after it began, or never.
         """
         _check_value(value)
-        await self._change_one(key, _Write({key: value}))
+        await self._change_one(key, _WriteOne(value))
 
     async def write_many(self, items: Mapping[K, V]) -> None:
         """Insert or replace each item, as `write` does it, with one call per step for up to `max_batch` keys.

@@ -59,9 +59,22 @@ class _Change(Protocol[K, V]):
         """Whether the store can do it at all."""
         ...
 
-    def apply(self, store: Store[K, V], located: Sequence[_Located[K]], deadline: Deadline) -> None:
+    def apply(self, store: Store[K, V], located: Sequence[_Located[K]], deadline: Deadline, /) -> None:
         """Do it. Raises what the store raises, or DeadlinePassed."""
         ...
+
+
+class _WriteOne(Generic[K, V]):
+    operation = "write"
+
+    def __init__(self, value: V) -> None:
+        self._value = value
+
+    def possible(self, _: Store[K, V]) -> bool:
+        return True
+
+    def apply(self, store: Store[K, V], located: Sequence[_Located[K]], _: Deadline) -> None:
+        store.write(located[0].key, self._value)
 
 
 class _Write(Generic[K, V]):
@@ -256,7 +269,7 @@ class Proxy(Generic[K, V]):
         `max_operation_seconds` after it began, or never.
         """
         _check_value(value)
-        self._change_one(key, _Write({key: value}))
+        self._change_one(key, _WriteOne(value))
 
     def write_many(self, items: Mapping[K, V]) -> None:
         """Insert or replace each item, as `write` does it, with one call per step for up to `max_batch` keys.
