@@ -7,6 +7,7 @@ import json
 import math
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import pytest
@@ -619,9 +620,10 @@ def test_closing_releases_the_source(make_source, client, context):
     """Neither the SDK nor a thread holds on to a closed source."""
     source = LaunchDarklySource(client, "rate", context)
     source.close()
+    reference = weakref.ref(source)
     del source
     gc.collect()
-    assert not [held for held in gc.get_objects() if type(held) is LaunchDarklySource]
+    assert reference() is None
 
 
 def test_a_closed_client(server, client, make_source):
