@@ -59,23 +59,7 @@ from zddm_flags.testing.scenario import (
     WriteMany,
 )
 
-__all__ = [
-    "Advance",
-    "Crash",
-    "Delete",
-    "Disable",
-    "Enable",
-    "Exploration",
-    "Fault",
-    "Read",
-    "ReadMany",
-    "Scenario",
-    "SetRate",
-    "Violation",
-    "Write",
-    "WriteMany",
-    "explore",
-]
+__all__ = ["explore"]
 
 Held: TypeAlias = tuple[tuple[str, str], ...]
 """What a store holds: its items, sorted."""
