@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from zddm_flags._fork import after_fork_in_child
 from zddm_flags.errors import InvalidRollout
 
 __all__ = ["CLOSED", "Rollout", "RolloutSource", "StaticSource", "checked_rate"]
@@ -107,9 +108,14 @@ class StaticSource:
     flag_key: str | None = None
 
     def __init__(self, rate: object = 0.0) -> None:
-        self._lock = threading.RLock()  # a listener may end its own subscription, or set a further rate
+        self._renew_lock()
+        after_fork_in_child(self._renew_lock)
         self._listeners: dict[object, Callable[[Rollout], None]] = {}
         self._rollout = rate if isinstance(rate, Rollout) else Rollout.parse(rate)
+
+    def _renew_lock(self) -> None:
+        """In the child of a fork too: a kill there must not wait for a thread of the parent."""
+        self._lock = threading.RLock()  # a listener may end its own subscription, or set a further rate
 
     @property
     def rollout(self) -> Rollout:
