@@ -375,7 +375,7 @@ class Proxy(Generic[K, V]):
         clean = self._readable(clean, from_old, operation)
         if clean:
             try:
-                permit = Deadline(self._clock, self._issue_seconds, self._new_is_open)
+                permit = Deadline(self._clock, self._issue_seconds, self._new_takes_reads)
                 hits = self._new.read_many([each.key for each in clean], permit)
             except DeadlinePassed:
                 for each in clean:
@@ -631,7 +631,7 @@ class Proxy(Generic[K, V]):
         self, change: _Change[K, V], located: Sequence[_Located[K]], deadline: Deadline
     ) -> bool | None:
         """Change New. True: done; False: certainly not done; None: unknown, so the tokens must be left."""
-        permit = deadline.only_while(self._new_is_open)
+        permit = deadline.only_while(self._new_takes_writes)
         if permit.passed or not change.possible(self._new):
             return False
         try:
@@ -695,8 +695,12 @@ class Proxy(Generic[K, V]):
             decision.alarm()
         return "old"
 
-    def _new_is_open(self) -> bool:
-        """Whether any key may be used in New: False from the moment of a kill on."""
+    def _new_takes_reads(self) -> bool:
+        """Whether any key may be read from New: False from the moment of a kill on, be it of reads alone."""
+        return self._enabled and self._gate.decision.read_below > 0
+
+    def _new_takes_writes(self) -> bool:
+        """Whether any key may be changed in New: False from the moment of a kill on."""
         return self._enabled and self._gate.decision.write_below > 0
 
     def _locate(self, keys: Iterable[K]) -> list[_Located[K]]:
