@@ -79,8 +79,9 @@ class RolloutSource(Protocol):
 
     Implement it to drive the gate from another flag system. Both members must be safe to call from any
     thread. A source may also have the attributes `flag_key` (a string that spans show as `feature_flag.key`)
-    and `alarm` (None, or a function that a gate calls before each decision: for a source that has to notice
-    by itself that it is stuck). A gate looks `alarm` up when it gets a rollout, so publish one to change it.
+    and `alarm` (None, or a quick function that never raises, called where the gate keeps a key from New: for a
+    source that closed by itself and has to say so). A gate looks `alarm` up when it gets a rollout, so publish
+    one to change it.
     """
 
     @property

@@ -99,6 +99,19 @@ async def test_a_kill_while_old_is_written(world: World, how: str) -> None:
     assert await migration.read("k") == "v2"
 
 
+async def test_a_slow_old_behind_a_closed_gate(world: World) -> None:
+    """A write that took its whole time, and that the gate keeps from New, leaves nothing in the ledger."""
+    migration = world.migration(0.0)
+
+    async def take_long() -> None:
+        migration.clock.advance(25.0)
+
+    migration.old.after["write"] = take_long
+    await migration.write("k", "v")
+    assert migration.stats().operations == {("write", "old"): 1}
+    assert migration.left == (0, 0)
+
+
 async def test_a_ramp_by_code_is_logged(world: World) -> None:
     """set_rate logs the rates before and after, once for each change."""
     migration = world.migration(0.1)

@@ -553,15 +553,13 @@ class Proxy(Generic[K, V]):
             # Old is written, New is not.
             self._end(dict.fromkeys((each.name for each in located), False), token)
             raise
-        if deadline.passed:
-            # Old has the value, so the caller's change is done; the reaper makes the keys stale.
-            self._telemetry.report_limited("operation_out_of_time", operation=change.operation)
-            operation.count("new_failed", len(located))
-            operation.stale_marked = True
-            return
         operation.count(why_not, len(located) - len(admitted))
         done: bool | None = None
-        if admitted:
+        if admitted and deadline.passed:
+            # Old has the value, so the caller's change is done; the reaper makes the keys stale.
+            self._telemetry.report_limited("operation_out_of_time", operation=change.operation)
+            operation.count("new_failed", len(admitted))
+        elif admitted:
             done = self._apply_to_new(change, admitted, deadline)
             operation.count("both" if done else "new_failed", len(admitted))
         outcomes = self._outcomes(located, admitted if done else (), grant)
