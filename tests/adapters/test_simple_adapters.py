@@ -345,7 +345,7 @@ class TestMappedAdapter:
     @pytest.mark.parametrize("adapter", [MappedAdapter, AsyncMappedAdapter])
     async def test_a_batch_with_an_ambiguous_key_is_no_absence(self, adapter: Any):
         """Two keys with one stored key raise in a batch of reads: one of them would read as absent."""
-        store = InMemoryAdapter({"a": 1}) if adapter is MappedAdapter else AsyncInMemoryAdapter({"a": 1})
+        store: Any = InMemoryAdapter({"a": 1}) if adapter is MappedAdapter else AsyncInMemoryAdapter({"a": 1})
         mapped = adapter(store, key=str.lower)
         with pytest.raises(ValueError, match="one stored key for two keys"):
             await settle(mapped.read_many(["a", "A"]))
