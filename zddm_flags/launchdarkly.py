@@ -35,13 +35,13 @@ FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.01, 1.0
 """How long to wait before looking again whether the client is ready; doubled from one look to the next."""
 
 JOIN_SECONDS = 5.0
-"""How long `close` waits for the thread, which may be inside of the application's logging."""
+"""How long `close` waits for a thread: one may be inside of the application's logging."""
 
 REMEMBERED_TEXTS = 100
 """How many refused values and failures are remembered, so that each is logged once."""
 
 EVENTS_KEPT = 1000
-"""How many log events may wait for the thread; beyond that the oldest are dropped."""
+"""How many log events may wait for their thread; beyond that the oldest are dropped."""
 
 _shortened = reprlib.Repr()
 _shortened.maxstring = _shortened.maxother = _shortened.maxlong = 100
@@ -78,8 +78,8 @@ class LaunchDarklySource:
     (`flag_value_refused`). Also logged are `rate_changed`, `launchdarkly_connection_changed`,
     `rollout_stale_closed`, `launchdarkly_source_failed` and `launchdarkly_forked`.
 
-    One daemon thread does all but follow the changes that the SDK reports. After a fork the child's gate is
-    closed until `postfork`. Thread-safe.
+    One daemon thread does all but follow the changes that the SDK reports, another one logs. After a fork the
+    child's gate is closed until `postfork`. Thread-safe.
 
     Raises:
         InvalidRollout: `default` is no rollout.
@@ -178,9 +178,11 @@ class LaunchDarklySource:
         if not self._forked:
             self._leave_client()
         self._wake.set()
-        # A listener that closes the source holds the lock, which the thread may be waiting for.
-        if self._thread is not None and not by_listener:
-            self._thread.join(JOIN_SECONDS)
+        self._noted.set()
+        # A listener that closes the source holds the lock, which a thread may be waiting for.
+        for thread in () if by_listener else (self._thread, self._log_thread):
+            if thread is not None:
+                thread.join(JOIN_SECONDS)
         self._report_events()
 
     def __enter__(self) -> Self:
@@ -194,11 +196,13 @@ class LaunchDarklySource:
     # The life of the source
 
     def _renew(self) -> None:
-        """Make what does not survive a fork: locks that a vanished thread may hold, and the thread."""
+        """Make what does not survive a fork: locks that a vanished thread may hold, and the threads."""
         self._lock = threading.RLock()
         self._wake = threading.Event()
+        self._noted = threading.Event()
         self._events: deque[tuple[_Level, str, dict[str, Any]]] = deque(maxlen=EVENTS_KEPT)
         self._thread: threading.Thread | None = None
+        self._log_thread: threading.Thread | None = None
         self._telling = False
 
     def _follow_client(self) -> None:
@@ -224,6 +228,8 @@ class LaunchDarklySource:
             name = f"zddm-launchdarkly-{self.flag_key}"
             self._thread = threading.Thread(target=self._run, name=name, daemon=True)
             self._thread.start()
+            self._log_thread = threading.Thread(target=self._run_log, name=f"{name}-log", daemon=True)
+            self._log_thread.start()
 
     def _leave_client(self) -> None:
         """Take the listeners off. Not after a fork: a thread that is gone may hold the client's locks."""
@@ -342,11 +348,12 @@ class LaunchDarklySource:
                 self._note_failure(error)
         self._telling = False
 
-    # Log events: written by the thread, so that slow or blocked logging never delays a kill
+    # Log events: written by a thread of their own, so that slow or blocked logging never delays a kill
 
     def _note(self, level: _Level, event: str, **fields: Any) -> None:
         self._events.append((level, event, {"flag_key": self.flag_key, **fields}))
         self._wake.set()
+        self._noted.set()
 
     def _note_once(self, text: str, level: _Level, event: str, **fields: Any) -> None:
         if text in self._remembered:
@@ -361,9 +368,18 @@ class LaunchDarklySource:
         self._note_once(text, "error", "launchdarkly_source_failed", error=text)
 
     def _report_events(self) -> None:
-        while self._events:
-            level, event, fields = self._events.popleft()
+        while True:
+            try:
+                level, event, fields = self._events.popleft()
+            except IndexError:
+                return
             report(level, event, **fields)
+
+    def _run_log(self) -> None:
+        while not self._closed:
+            self._noted.wait()
+            self._noted.clear()
+            self._guarded(self._report_events)
 
     # The thread
 
@@ -373,7 +389,7 @@ class LaunchDarklySource:
             woken = self._wake.wait(self._seconds_to_wait(pause))
             self._wake.clear()
             if self._closed:
-                return  # what is left to log, close() logs
+                return
             pause = FIRST_LOOK_SECONDS if woken else min(2 * pause, LAST_LOOK_SECONDS)
             self._guarded(self._step)
 
@@ -392,7 +408,6 @@ class LaunchDarklySource:
         if self._unread or now >= self._refresh_at:
             self._refresh_at = now + self._refresh_seconds
             self._evaluate()
-        self._report_events()
 
     def _close_if_stale(self, now: float) -> None:
         with self._lock:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from zddm_flags._fork import after_fork_in_child
 from zddm_flags.errors import InvalidRollout
 
 __all__ = ["CLOSED", "Rollout", "RolloutSource", "StaticSource", "checked_rate"]
@@ -78,8 +79,9 @@ class RolloutSource(Protocol):
 
     Implement it to drive the gate from another flag system. Both members must be safe to call from any
     thread. A source may also have the attributes `flag_key` (a string that spans show as `feature_flag.key`)
-    and `alarm` (None, or a function that a gate calls before each decision: for a source that has to notice
-    by itself that it is stuck). A gate looks `alarm` up when it gets a rollout, so publish one to change it.
+    and `alarm` (None, or a quick function that never raises, called where the gate keeps a key from New: for a
+    source that closed by itself and has to say so). A gate looks `alarm` up when it gets a rollout, so publish
+    one to change it.
     """
 
     @property
@@ -107,9 +109,14 @@ class StaticSource:
     flag_key: str | None = None
 
     def __init__(self, rate: object = 0.0) -> None:
-        self._lock = threading.RLock()  # a listener may end its own subscription, or set a further rate
+        self._renew_lock()
+        after_fork_in_child(self._renew_lock)
         self._listeners: dict[object, Callable[[Rollout], None]] = {}
         self._rollout = rate if isinstance(rate, Rollout) else Rollout.parse(rate)
+
+    def _renew_lock(self) -> None:
+        """In the child of a fork too: a kill there must not wait for a thread of the parent."""
+        self._lock = threading.RLock()  # a listener may end its own subscription, or set a further rate
 
     @property
     def rollout(self) -> Rollout:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from zddm_adapters._optional import attach_optional_methods, is_coroutine_function
+from zddm_flags.errors import NotApplied
 from zddm_flags.protocols import Page, StorageAdapter, StoreInfo
 
 __all__ = ["ThreadedAdapter"]
+
+CHANGES = {"write", "delete", "write_many", "delete_many"}
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -24,20 +28,23 @@ class ThreadedAdapter(Generic[K, V]):
     Context variables are carried into the thread, so that a span of the driver has the right parent. The
     adapter has the optional methods that `adapter` has, and no others. (A type checker sees them all.)
     `adapter` must be thread-safe; it is called by at most as many threads as the executor has, and further
-    calls wait for a free one.
+    calls wait for a free one, for `max_wait_seconds` at the longest.
 
     A call that is cancelled while it waits for a thread never starts. One that is cancelled while it runs
     goes on in its thread and may land late: the caller sees `CancelledError`, which a proxy takes as
-    "unknown". Give the driver time-outs of its own below the proxy's `max_operation_seconds`.
+    "unknown". Give the driver time-outs of its own that end a call within the proxy's `max_call_seconds`, less
+    `max_wait_seconds`.
 
     Args:
         adapter: the blocking store.
         max_workers: the number of threads; None for `ThreadPoolExecutor`'s default (CPUs + 4, at most 32).
         executor: use this one instead; it is the caller's to shut down. Its workers must be threads.
+        max_wait_seconds: above 0. A call that finds no free thread for so long never reaches the store: a read
+            raises `TimeoutError`, a change `NotApplied` from one.
 
     Raises:
         TypeError: `adapter` is an asyncio one, which needs no threads.
-        ValueError: both `max_workers` and `executor` are given.
+        ValueError: both `max_workers` and `executor` are given, or `max_wait_seconds` is not above 0.
     """
 
     if TYPE_CHECKING:  # at run time each is there only if the wrapped adapter has it
@@ -73,37 +80,50 @@ class ThreadedAdapter(Generic[K, V]):
         *,
         max_workers: int | None = None,
         executor: Executor | None = None,
+        max_wait_seconds: float = 5.0,
     ) -> None:
         if max_workers is not None and executor is not None:
             raise ValueError("give max_workers or executor, not both")
+        if not max_wait_seconds > 0:
+            raise ValueError("max_wait_seconds must be above 0")
         if is_coroutine_function(adapter.read) or is_coroutine_function(adapter.write):
             raise TypeError(f"{type(adapter).__name__} is an asyncio adapter: use it as it is, without threads")
         self._adapter = adapter
+        self._max_wait_seconds = max_wait_seconds
         self._owned = executor is None
         self._executor = executor or ThreadPoolExecutor(max_workers, thread_name_prefix="zddm-adapter")
-        attach_optional_methods(self, adapter, lambda name: self._threaded(getattr(adapter, name)))
+        attach_optional_methods(self, adapter, self._threaded)
 
     async def read(self, key: K) -> V | None:
         """The value of `key`, or None where the store has none."""
-        value: V | None = await self._run(self._adapter.read, key)
+        value: V | None = await self._run("read", key)
         return value
 
     async def write(self, key: K, value: V) -> None:
         """Insert or replace; committed when it returns."""
-        await self._run(self._adapter.write, key, value)
+        await self._run("write", key, value)
 
     def close(self) -> None:
         """Start no more calls; those in flight go on. Does not wait, nor close the adapter. Idempotent."""
         if self._owned:
             self._executor.shutdown(wait=False)
 
-    def _threaded(self, method: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
+    def _threaded(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         async def call(*arguments: Any, **named: Any) -> Any:
-            return await self._run(method, *arguments, **named)
+            return await self._run(name, *arguments, **named)
 
         return call
 
-    async def _run(self, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    async def _run(self, name: str, *arguments: Any, **named: Any) -> Any:
         context = contextvars.copy_context()
-        call = partial(context.run, method, *arguments, **named)
+        call = partial(context.run, self._call, name, time.monotonic(), *arguments, **named)
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+    def _call(self, name: str, asked_at: float, *arguments: Any, **named: Any) -> Any:
+        # A change that waited for longer could land when its token is reaped, over a later one (H5).
+        if time.monotonic() - asked_at > self._max_wait_seconds:
+            late = TimeoutError("no thread was free within max_wait_seconds")
+            if name in CHANGES:
+                raise NotApplied("the store was not called") from late
+            raise late
+        return getattr(self._adapter, name)(*arguments, **named)

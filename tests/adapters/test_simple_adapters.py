@@ -28,6 +28,7 @@ from zddm_adapters import (
     MappedAdapter,
     ThreadedAdapter,
 )
+from zddm_flags import AsyncInMemoryLedger, AsyncProxy, InMemoryLedger, TrafficGate
 from zddm_flags.errors import NotApplied, Unsupported
 from zddm_flags.protocols import Scannable, StorageAdapter, StoreInfo, SupportsDelete
 
@@ -341,6 +342,15 @@ class TestMappedAdapter:
         with pytest.raises(TypeError, match="ThreadedAdapter"):
             AsyncMappedAdapter(InMemoryAdapter())  # pyright: ignore[reportArgumentType] - refused
 
+    @pytest.mark.parametrize("adapter", [MappedAdapter, AsyncMappedAdapter])
+    async def test_a_batch_with_an_ambiguous_key_is_no_absence(self, adapter: Any):
+        """Two keys with one stored key raise in a batch of reads: one of them would read as absent."""
+        store: Any = InMemoryAdapter({"a": 1}) if adapter is MappedAdapter else AsyncInMemoryAdapter({"a": 1})
+        mapped = adapter(store, key=str.lower)
+        with pytest.raises(ValueError, match="one stored key for two keys"):
+            await settle(mapped.read_many(["a", "A"]))
+        assert await settle(mapped.read_many(["a", "a"])) == {"a": 1}
+
 
 class TestThreadedAdapter:
     async def test_runs_elsewhere_with_the_context(self):
@@ -395,6 +405,45 @@ class TestThreadedAdapter:
         assert [type(result) for result in results] == [asyncio.CancelledError] * 2
         assert written == ["runs", "last"]
 
+    async def test_a_change_that_waited_too_long_never_lands(self):
+        """H5: a call that no thread takes in time never reaches the store, to land over a later write."""
+        release, started = threading.Event(), threading.Event()
+        old: AsyncInMemoryAdapter[str, str] = AsyncInMemoryAdapter()
+        new: InMemoryAdapter[str, str] = InMemoryAdapter()
+
+        def hang(key: str) -> str | None:
+            started.set()
+            assert release.wait(30)
+            return new.read(key)
+
+        stuck: ThreadedAdapter[str, str] = ThreadedAdapter(
+            FunctionAdapter(read=hang, write=new.write, delete=new.delete), max_workers=1, max_wait_seconds=0.01
+        )
+        now = 1000.0
+        ledger = AsyncInMemoryLedger(InMemoryLedger(clock=lambda: now))
+        here = AsyncProxy(TrafficGate(1.0), old, stuck, name="users", ledger=ledger, clock=lambda: now)
+        other = AsyncProxy(
+            TrafficGate(1.0), old, ThreadedAdapter(new), name="users", ledger=ledger, clock=lambda: now
+        )
+        async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+            tasks.create_task(stuck.read("another"))
+            await asyncio.to_thread(started.wait, 30)
+            tasks.create_task(here.write("k", "v1"))
+            waiting_read = asyncio.create_task(stuck.read("k"))
+            waiting_delete = asyncio.create_task(stuck.delete("another"))
+            await asyncio.sleep(0)  # each is in the executor's queue now
+            now += 60.0
+            assert await other.read("k") == "v1"  # reaps the token of the write that waits
+            await other.write("k", "v2")
+            await asyncio.sleep(0.02)
+            release.set()
+        assert await other.read("k") == "v2"
+        with pytest.raises(TimeoutError):
+            await waiting_read
+        with pytest.raises(NotApplied) as refused:
+            await waiting_delete
+        assert isinstance(refused.value.__cause__, TimeoutError)
+
     async def test_optional_methods_follow_the_wrapped_adapter(self):
         """The adapter has the optional methods of the wrapped one, as coroutine functions."""
         bare: FunctionAdapter[str, int] = FunctionAdapter(read=read_user, write=write_user)
@@ -409,6 +458,9 @@ class TestThreadedAdapter:
             ThreadedAdapter(AsyncInMemoryAdapter())  # pyright: ignore[reportArgumentType] - refused
         with ThreadPoolExecutor(1) as executor, pytest.raises(ValueError, match="not both"):
             ThreadedAdapter(InMemoryAdapter(), max_workers=1, executor=executor)
+        for seconds in (0, -1, float("nan")):
+            with pytest.raises(ValueError, match="max_wait_seconds"):
+                ThreadedAdapter(InMemoryAdapter(), max_wait_seconds=seconds)
 
     async def test_a_callers_executor_stays_open(self):
         """Closing the adapter leaves an executor that is not its own; its own takes no more calls."""

@@ -52,6 +52,35 @@ async def test_a_batch_key_by_key_stops_at_a_kill(world: World, operation: str, 
     assert {key: await migration.read(key) for key in values} == values
 
 
+async def test_a_batch_of_reads_stops_when_reads_are_killed(world: World) -> None:
+    """Where New reads a batch key by key, a read rate of 0 stops it, though New is still written to."""
+    values = {f"k{number}": "v1" for number in range(5)}
+    migration = world.migration(old=values, new=values)
+
+    async def killer() -> None:
+        migration.gate.set_rate(Rollout(0.0, 1.0))
+
+    migration.new.before["read"] = killer
+    assert await migration.read_many(values) == values
+    assert migration.calls().count("new.read") == 1, "a read of New began after the kill"
+    assert migration.stats().operations == {("read", "old"): 5}
+
+
+@pytest.mark.parametrize("after", [0.0, 1e-9])
+async def test_a_ramp_down_while_the_ledger_is_opened(world: World, after: float) -> None:
+    """The gate is read again after `open_to`: a key that it no longer passes is not written to New."""
+    migration = world.migration(old={"k": "v1"})
+
+    async def ramp_down() -> None:
+        migration.gate.set_rate(after)
+
+    migration.ledger.after["open_to"] = ramp_down
+    await migration.write("k", "v2")
+    assert migration.new.values == {}
+    assert migration.stats().operations == {("write", "old"): 1}
+    assert migration.left == (0, 0), "New was never opened before, so it cannot hold the key"
+
+
 @pytest.mark.parametrize("how", ["flag", "switch"])
 async def test_a_kill_while_old_is_written(world: World, how: str) -> None:
     """A kill between Old's write and New's keeps New untouched and leaves the key stale."""
@@ -68,6 +97,19 @@ async def test_a_kill_while_old_is_written(world: World, how: str) -> None:
     assert migration.left == (1, 0)
     resume(migration)
     assert await migration.read("k") == "v2"
+
+
+async def test_a_slow_old_behind_a_closed_gate(world: World) -> None:
+    """A write that took its whole time, and that the gate keeps from New, leaves nothing in the ledger."""
+    migration = world.migration(0.0)
+
+    async def take_long() -> None:
+        migration.clock.advance(25.0)
+
+    migration.old.after["write"] = take_long
+    await migration.write("k", "v")
+    assert migration.stats().operations == {("write", "old"): 1}
+    assert migration.left == (0, 0)
 
 
 async def test_a_ramp_by_code_is_logged(world: World) -> None:

@@ -278,15 +278,20 @@ async def test_time_runs_out_in_the_middle(world: World) -> None:
     assert migration.new.values == migration.old.values
 
 
-async def test_time_runs_out_in_the_middle_of_new(world: World) -> None:
-    """A batch that is too late for the rest of New leaves its token: the caller's write is done."""
+@pytest.mark.parametrize("old_seconds", [0, 15])
+async def test_time_runs_out_in_the_middle_of_new(world: World, old_seconds: int) -> None:
+    """A batch that is too late for the rest of New leaves its token; its time is not that of New alone."""
     migration = world.migration()
     await migration.write_many({"a": 0, "b": 0})
 
-    async def slow() -> None:
-        migration.clock.advance(25)
+    async def slow_old() -> None:
+        migration.clock.advance(old_seconds)
 
-    migration.new.after["write"] = slow
+    async def slow_new() -> None:
+        migration.clock.advance(25 - old_seconds)
+
+    migration.old.after["write"] = slow_old
+    migration.new.after["write"] = slow_new
     await migration.write_many({"a": 1, "b": 2})
     assert migration.new.values == {"a": 1, "b": 0}
     assert migration.left == (0, 1)

@@ -574,8 +574,29 @@ def test_blocked_logging_delays_no_kill(server, make_source, reaches):
         release.set()
         server.set("rate", 0.25)
         assert reaches(source, 0.25)
-        assert source._thread is not None
-        assert source._thread.is_alive()
+        assert source._log_thread is not None
+        assert source._log_thread.is_alive()
+    finally:
+        release.set()
+        structlog.configure(processors=[structlog.testing.LogCapture()])
+
+
+def test_blocked_logging_delays_no_staleness(server, make_source, reaches):
+    """Logging that blocks, as it may in the very outage, does not keep a stale gate open."""
+    logging, release = threading.Event(), threading.Event()
+
+    def block(logger, name, event):
+        if event["event"] == "launchdarkly_connection_changed":
+            logging.set()
+            release.wait(30)
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[block])
+    try:
+        source = make_source(max_staleness=0.5)
+        server.refuse(503)
+        assert logging.wait(5)
+        assert reaches(source, 0.0)
     finally:
         release.set()
         structlog.configure(processors=[structlog.testing.LogCapture()])
@@ -597,8 +618,9 @@ def test_closing(server, context, set_and_wait, logged):
     source.close()
     source.postfork()
     assert (gate.rate, hook.count) == (0.0, evaluations)
-    assert source._thread is not None
-    assert not source._thread.is_alive()
+    for thread in (source._thread, source._log_thread):
+        assert thread is not None
+        assert not thread.is_alive()
     assert client.variation("rate", context, None) == 0.25
     assert events(logged, "rate_changed")[-1]["reason"] == "closed"
     late = []

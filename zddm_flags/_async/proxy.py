@@ -376,7 +376,7 @@ class AsyncProxy(Generic[K, V]):
         clean = self._readable(clean, from_old, operation)
         if clean:
             try:
-                permit = Deadline(self._clock, self._issue_seconds, self._new_is_open)
+                permit = Deadline(self._clock, self._issue_seconds, self._new_takes_reads)
                 hits = await self._new.read_many([each.key for each in clean], permit)
             except DeadlinePassed:
                 for each in clean:
@@ -554,15 +554,13 @@ class AsyncProxy(Generic[K, V]):
             # Old is written, New is not.
             await self._end(dict.fromkeys((each.name for each in located), False), token)
             raise
-        if deadline.passed:
-            # Old has the value, so the caller's change is done; the reaper makes the keys stale.
-            self._telemetry.report_limited("operation_out_of_time", operation=change.operation)
-            operation.count("new_failed", len(located))
-            operation.stale_marked = True
-            return
         operation.count(why_not, len(located) - len(admitted))
         done: bool | None = None
-        if admitted:
+        if admitted and deadline.passed:
+            # Old has the value, so the caller's change is done; the reaper makes the keys stale.
+            self._telemetry.report_limited("operation_out_of_time", operation=change.operation)
+            operation.count("new_failed", len(admitted))
+        elif admitted:
             done = await self._apply_to_new(change, admitted, deadline)
             operation.count("both" if done else "new_failed", len(admitted))
         outcomes = self._outcomes(located, admitted if done else (), grant)
@@ -634,7 +632,7 @@ class AsyncProxy(Generic[K, V]):
         self, change: _Change[K, V], located: Sequence[_Located[K]], deadline: Deadline
     ) -> bool | None:
         """Change New. True: done; False: certainly not done; None: unknown, so the tokens must be left."""
-        permit = deadline.only_while(self._new_is_open)
+        permit = deadline.only_while(self._new_takes_writes)
         if permit.passed or not change.possible(self._new):
             return False
         try:
@@ -698,8 +696,12 @@ class AsyncProxy(Generic[K, V]):
             decision.alarm()
         return "old"
 
-    def _new_is_open(self) -> bool:
-        """Whether any key may be used in New: False from the moment of a kill on."""
+    def _new_takes_reads(self) -> bool:
+        """Whether any key may be read from New: False from the moment of a kill on, be it of reads alone."""
+        return self._enabled and self._gate.decision.read_below > 0
+
+    def _new_takes_writes(self) -> bool:
+        """Whether any key may be changed in New: False from the moment of a kill on."""
         return self._enabled and self._gate.decision.write_below > 0
 
     def _locate(self, keys: Iterable[K]) -> list[_Located[K]]:

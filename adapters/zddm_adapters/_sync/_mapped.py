@@ -13,6 +13,8 @@ from zddm_flags.protocols import Page, StorageAdapter, StoreInfo
 
 __all__ = ["MappedAdapter"]
 
+AMBIGUOUS = "key= gave one stored key for two keys, which would lose one of their values"
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -103,6 +105,8 @@ class MappedAdapter(Generic[K, V]):
 
     def _read_many(self, keys: Sequence[K]) -> dict[K, V]:
         asked = {self._key(key): key for key in keys}
+        if len(asked) != len(set(keys)):
+            raise ValueError(AMBIGUOUS)  # one of them would read as absent
         found = self._adapter.read_many(list(asked))
         return {asked[stored_key]: self._load(stored) for stored_key, stored in found.items()}
 
@@ -148,8 +152,7 @@ class MappedAdapter(Generic[K, V]):
 
 def _check_distinct(stored: Mapping[Any, Any], items: Mapping[Any, Any]) -> None:
     if len(stored) != len(items):
-        cause = ValueError("key= gave one stored key for two keys, which would lose one of their values")
-        raise NotApplied("key= is ambiguous") from cause
+        raise NotApplied("key= is ambiguous") from ValueError(AMBIGUOUS)
 
 
 def _same(thing: Any) -> Any:

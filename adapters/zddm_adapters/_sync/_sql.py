@@ -35,7 +35,7 @@ class SqlAlchemyAdapter(Generic[K, V]):
     Mind these:
 
     - Compose the engine with `hide_parameters=True`, or SQLAlchemy's error texts show keys and values, and
-      with the driver's time-outs below the proxy's `max_operation_seconds`.
+      with time-outs: `pool_timeout` and the driver's together within the proxy's `max_call_seconds`.
     - A key must be equal in the database just where it is equal in Python. In MySQL give string keys a binary
       collation (utf8mb4_bin): under others "a" and "A" are one row, and a write of one replaces the other. A
       read that meets a row whose key is not the one that was asked raises ValueError.

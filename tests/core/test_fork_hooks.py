@@ -1,0 +1,101 @@
+"""What must happen in the child of a fork happens, whatever the threads of the parent were doing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from zddm_flags import Rollout, StaticSource, TrafficGate
+from zddm_flags._fork import after_fork_in_child
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform"),
+    pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning"),
+]
+
+
+class Hooked:
+    """Something that has to know that it was forked."""
+
+    def __init__(self) -> None:
+        self.forked = False
+        after_fork_in_child(self.after_fork)
+
+    def after_fork(self) -> None:
+        self.forked = True
+
+
+@pytest.fixture
+def busy_threads() -> Iterator[None]:
+    """Threads that take turns as often as the interpreter lets them."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def in_child(check: Callable[[], bool]) -> bool:
+    """What `check` says in the child of a fork; False where it raises or takes longer than 10 seconds."""
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(10)
+        status = 1
+        try:
+            status = 0 if check() else 1
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.usefixtures("busy_threads")
+def test_hooks_of_many_threads() -> None:
+    """No hook is lost where threads register theirs at once: a proxy without it would trust New in the child."""
+    made: list[Hooked] = []
+    start = threading.Barrier(4)
+
+    def make() -> None:
+        start.wait(30)
+        made.extend([Hooked() for _ in range(10)])
+
+    for _ in range(20):
+        crowd = [Hooked() for _ in range(500)]
+        del crowd  # they have to be let go of
+        threads = [threading.Thread(target=make) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    assert in_child(lambda: len(made) == 800 and all(hooked.forked for hooked in made))
+
+
+def test_a_fork_while_a_rate_is_set() -> None:
+    """A rate can be set in the child, though a thread of the parent was setting one at the moment of the fork."""
+    source = StaticSource(0.5)
+    gate = TrafficGate(source)
+    inside, release = threading.Event(), threading.Event()
+
+    def listener(rollout: Rollout) -> None:
+        if rollout.read == 0.25:
+            inside.set()
+            assert release.wait(30)
+
+    source.subscribe(listener)
+    setting = threading.Thread(target=lambda: source.set(0.25))
+    setting.start()
+    assert inside.wait(30)
+
+    def kill() -> bool:
+        gate.set_rate(0.0)
+        return gate.rate == 0.0
+
+    try:
+        assert in_child(kill)
+    finally:
+        release.set()
+        setting.join(30)
