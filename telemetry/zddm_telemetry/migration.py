@@ -375,6 +375,9 @@ def _end(
             name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
             span.set_attribute("error.type", name)
             span.set_status(Status(StatusCode.ERROR))
+    except Exception as failure:
+        failed(failure)
+    try:
         span.end()
     except Exception as failure:
         failed(failure)

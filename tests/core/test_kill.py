@@ -47,6 +47,7 @@ async def test_a_batch_key_by_key_stops_at_a_kill(world: World, operation: str, 
         assert calls.count("new.read") == 5
     assert calls.count(f"new.{call}") == 1, "a call to New began after the kill"
     assert migration.old.values == values
+    assert migration.summary.pending == 0, "what was not written could have been stale at once"
     assert migration.clean_differences() == {}
     resume(migration)
     assert {key: await migration.read(key) for key in values} == values

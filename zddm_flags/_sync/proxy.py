@@ -543,7 +543,9 @@ class Proxy(Generic[K, V]):
                 "have been written to Old"
             ) from None
         if refused is not None:
-            self._end(self._outcomes(located, (), grant), token)
+            outcomes = self._outcomes(located, (), grant)
+            operation.stale_marked = bool(grant.contended) or not all(outcomes.values())
+            self._end(outcomes, token)
             raise refused.__cause__ or refused  # out of the handler, so that its own cause stays as it was
         try:
             admitted, why_not = self._admitted(located, grant)
@@ -635,7 +637,8 @@ class Proxy(Generic[K, V]):
         try:
             change.apply(self._new, located, permit)
         except DeadlinePassed:
-            return None
+            # Raised between calls, so nothing is in flight: after a kill the keys may be stale at once.
+            return None if deadline.passed else False
         except NotApplied as error:
             self._new_failed(change.operation, error.__cause__ or error)
             return False

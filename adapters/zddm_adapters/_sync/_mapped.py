@@ -108,7 +108,9 @@ class MappedAdapter(Generic[K, V]):
         if len(asked) != len(set(keys)):
             raise ValueError(AMBIGUOUS)  # one of them would read as absent
         found = self._adapter.read_many(list(asked))
-        return {asked[stored_key]: self._load(stored) for stored_key, stored in found.items()}
+        return {
+            asked[stored_key]: self._load(stored) for stored_key, stored in found.items() if stored_key in asked
+        }
 
     def _write_many(self, items: Mapping[K, V]) -> None:
         stored = {self._stored_key(key): self._stored_value(value) for key, value in items.items()}
