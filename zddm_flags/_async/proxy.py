@@ -13,9 +13,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Generic, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import Generic, Literal, Self, TypeVar
 
 from zddm_flags._async._world import DefaultLedger
+from zddm_flags._async.changes import Change, Delete, Located, WriteMany, WriteOne
 from zddm_flags._async.store import AsyncStore
 from zddm_flags._fork import after_fork_in_child
 from zddm_flags.deadline import Deadline, DeadlinePassed
@@ -39,67 +40,6 @@ __all__ = ["AsyncProxy"]
 
 K = TypeVar("K")
 V = TypeVar("V")
-
-
-class _Located(NamedTuple, Generic[K]):
-    """A key with its place: the hash that the gate compares, and its name in the ledger."""
-
-    hash: int
-    name: bytes
-    key: K
-
-
-class _Change(Protocol[K, V]):
-    """What a write or a delete does to a store, for one key or for many."""
-
-    operation: str
-
-    def possible(self, store: AsyncStore[K, V], /) -> bool:
-        """Whether the store can do it at all."""
-        ...
-
-    async def apply(self, store: AsyncStore[K, V], located: Sequence[_Located[K]], deadline: Deadline, /) -> None:
-        """Do it. Raises what the store raises, or DeadlinePassed."""
-        ...
-
-
-class _WriteOne(Generic[K, V]):
-    operation = "write"
-
-    def __init__(self, value: V) -> None:
-        self._value = value
-
-    def possible(self, _: AsyncStore[K, V]) -> bool:
-        return True
-
-    async def apply(self, store: AsyncStore[K, V], located: Sequence[_Located[K]], _: Deadline) -> None:
-        await store.write(located[0].key, self._value)
-
-
-class _Write(Generic[K, V]):
-    operation = "write"
-
-    def __init__(self, values: Mapping[K, V]) -> None:
-        self._values = values
-
-    def possible(self, _: AsyncStore[K, V]) -> bool:
-        return True
-
-    async def apply(self, store: AsyncStore[K, V], located: Sequence[_Located[K]], deadline: Deadline) -> None:
-        if len(located) == 1:
-            await store.write(located[0].key, self._values[located[0].key])
-        else:
-            await store.write_many({each.key: self._values[each.key] for each in located}, deadline)
-
-
-class _Delete(Generic[K, V]):
-    operation = "delete"
-
-    def possible(self, store: AsyncStore[K, V]) -> bool:
-        return store.can_delete
-
-    async def apply(self, store: AsyncStore[K, V], located: Sequence[_Located[K]], deadline: Deadline) -> None:
-        await store.delete_many([each.key for each in located], deadline)
 
 
 class AsyncProxy(Generic[K, V]):
@@ -235,7 +175,7 @@ class AsyncProxy(Generic[K, V]):
                 if value is not None:
                     operation.path = "new_hit"
                     return value
-            located = _Located(key_hash, name, key)
+            located = Located(key_hash, name, key)
             return (await self._read_old_and_copy([located], (), dirty, operation)).get(key)
 
     async def read_many(self, keys: Iterable[K]) -> dict[K, V]:
@@ -268,7 +208,7 @@ class AsyncProxy(Generic[K, V]):
         `max_operation_seconds` after it began, or never.
         """
         _check_value(value)
-        await self._change_one(key, _WriteOne(value))
+        await self._change_one(key, WriteOne(value))
 
     async def write_many(self, items: Mapping[K, V]) -> None:
         """Insert or replace each item, as `write` does it, with one call per step for up to `max_batch` keys.
@@ -285,7 +225,7 @@ class AsyncProxy(Generic[K, V]):
             located = self._locate(items)
             operation.batched(len(located), self._gate.rate)
             for chunk in self._chunks(located):
-                await self._change(chunk, _Write(items), operation)
+                await self._change(chunk, WriteMany(items), operation)
 
     async def delete(self, key: K) -> None:
         """Remove `key`; no error where it is absent. When it returns, Old does not have it.
@@ -295,7 +235,7 @@ class AsyncProxy(Generic[K, V]):
         """
         if not self._old.can_delete:
             raise Unsupported("old: its adapter has no delete()")
-        await self._change_one(key, _Delete())
+        await self._change_one(key, Delete())
 
     # -- control ----------------------------------------------------------------------------------------------
 
@@ -356,10 +296,10 @@ class AsyncProxy(Generic[K, V]):
     # -- reading ----------------------------------------------------------------------------------------------
 
     async def _read_chunk(
-        self, chunk: Sequence[_Located[K]], found: dict[K, V], operation: OperationTelemetry
+        self, chunk: Sequence[Located[K]], found: dict[K, V], operation: OperationTelemetry
     ) -> None:
         """`read` for many keys; adds what it finds to `found`."""
-        from_old: list[_Located[K]] = []  # to be read from Old, and not copied
+        from_old: list[Located[K]] = []  # to be read from Old, and not copied
         from_new = self._readable(chunk, from_old, operation)
         dirty: Collection[bytes] = ()
         if from_new:
@@ -399,10 +339,10 @@ class AsyncProxy(Generic[K, V]):
             found.update(await self._read_old_and_copy(to_copy, from_old, dirty, operation))
 
     def _readable(
-        self, located: Sequence[_Located[K]], refused: list[_Located[K]], operation: OperationTelemetry
-    ) -> list[_Located[K]]:
+        self, located: Sequence[Located[K]], refused: list[Located[K]], operation: OperationTelemetry
+    ) -> list[Located[K]]:
         """Those that may be read from New now; the others are counted and added to `refused`."""
-        readable: list[_Located[K]] = []
+        readable: list[Located[K]] = []
         for each in located:
             why_old = self._why_not_read_new(each.hash)
             if why_old is None:
@@ -414,8 +354,8 @@ class AsyncProxy(Generic[K, V]):
 
     async def _read_old_and_copy(
         self,
-        wanted: Sequence[_Located[K]],
-        besides: Sequence[_Located[K]],
+        wanted: Sequence[Located[K]],
+        besides: Sequence[Located[K]],
         dirty: Collection[bytes],
         operation: OperationTelemetry,
     ) -> dict[K, V]:
@@ -446,14 +386,14 @@ class AsyncProxy(Generic[K, V]):
             operation.count(paths.get(each.name) or ("dirty" if pending else "miss"))
         return values
 
-    async def _read_old(self, located: Sequence[_Located[K]]) -> dict[K, V]:
+    async def _read_old(self, located: Sequence[Located[K]]) -> dict[K, V]:
         if len(located) == 1:
             value = await self._old.read(located[0].key)
             return {} if value is None else {located[0].key: value}
         found = await self._old.read_many([each.key for each in located])
         return {each.key: value for each in located if (value := found.get(each.key)) is not None}
 
-    async def _begin_copy(self, wanted: Sequence[_Located[K]], token: bytes) -> CopyGrant | None:
+    async def _begin_copy(self, wanted: Sequence[Located[K]], token: bytes) -> CopyGrant | None:
         """Ask for the right to copy. None: no copy, because the ledger failed or Old's reads may lag (H18).
 
         Not retried: after an unknown outcome the key is read from Old, and the token, if any, is reaped.
@@ -468,7 +408,7 @@ class AsyncProxy(Generic[K, V]):
 
     async def _copy(
         self,
-        granted: Sequence[_Located[K]],
+        granted: Sequence[Located[K]],
         values: Mapping[K, V],
         grant: CopyGrant,
         token: bytes,
@@ -495,20 +435,20 @@ class AsyncProxy(Generic[K, V]):
         outcomes: dict[bytes, bool | None] = {each.name: True for each in absent}
         paths.update((each.name, "miss") for each in absent)
         if present:
-            done = await self._apply_to_new(_Write(values), present, deadline)
+            done = await self._apply_to_new(WriteMany(values), present, deadline)
             outcomes.update((each.name, done) for each in present)
             paths.update((each.name, "copied" if done else "new_failed") for each in present)
             if done:
                 self._telemetry.counts.add_copies(len(present))
         if gone:
-            done = await self._apply_to_new(_Delete(), gone, deadline)
+            done = await self._apply_to_new(Delete(), gone, deadline)
             outcomes.update((each.name, done) for each in gone)
         await self._end(outcomes, token)
         return paths
 
     # -- changing ---------------------------------------------------------------------------------------------
 
-    async def _change_one(self, key: K, change: _Change[K, V]) -> None:
+    async def _change_one(self, key: K, change: Change[K, V]) -> None:
         if self._closed:
             raise self._closed_error()
         with self._telemetry.operation(change.operation) as operation:
@@ -516,10 +456,10 @@ class AsyncProxy(Generic[K, V]):
             if operation.recording:
                 decision = self._gate.decision
                 operation.located(key, key_hash, decision.rollout.write, key_hash < decision.write_below)
-            await self._change([_Located(key_hash, name, key)], change, operation)
+            await self._change([Located(key_hash, name, key)], change, operation)
 
     async def _change(
-        self, located: Sequence[_Located[K]], change: _Change[K, V], operation: OperationTelemetry
+        self, located: Sequence[Located[K]], change: Change[K, V], operation: OperationTelemetry
     ) -> None:
         """Begin -> Old -> New, where the gate, read again, admits the key -> end."""
         deadline = Deadline(self._clock, self._issue_seconds)  # the clock starts before begin is sent
@@ -573,7 +513,7 @@ class AsyncProxy(Generic[K, V]):
         if grant.contended:
             await self._reap_if_due()
 
-    async def _begin(self, located: Sequence[_Located[K]], token: bytes, operation: OperationTelemetry) -> Grant:
+    async def _begin(self, located: Sequence[Located[K]], token: bytes, operation: OperationTelemetry) -> Grant:
         """Take the token that makes the keys dirty; raises LedgerUnavailable before a store is touched."""
         try:
             return await self._ledger.begin([each.name for each in located], token)
@@ -587,7 +527,7 @@ class AsyncProxy(Generic[K, V]):
             ) from error
 
     def _outcomes(
-        self, located: Iterable[_Located[K]], written: Collection[_Located[K]], grant: Grant
+        self, located: Iterable[Located[K]], written: Collection[Located[K]], grant: Grant
     ) -> dict[bytes, bool | None]:
         """Whether each key may end clean: New was written, or was never opened for the key.
 
@@ -599,8 +539,8 @@ class AsyncProxy(Generic[K, V]):
     # -- both -------------------------------------------------------------------------------------------------
 
     async def _admitted(
-        self, located: Sequence[_Located[K]], grant: Grant | CopyGrant
-    ) -> tuple[list[_Located[K]], str]:
+        self, located: Sequence[Located[K]], grant: Grant | CopyGrant
+    ) -> tuple[list[Located[K]], str]:
         """Those that may be written to New now, and the path of the others.
 
         The gate is read again, now, so that a kill holds at once. Before the first write at a rate above the
@@ -631,7 +571,7 @@ class AsyncProxy(Generic[K, V]):
             opened = opening.opened
 
     async def _apply_to_new(
-        self, change: _Change[K, V], located: Sequence[_Located[K]], deadline: Deadline
+        self, change: Change[K, V], located: Sequence[Located[K]], deadline: Deadline
     ) -> bool | None:
         """Change New. True: done; False: certainly not done; None: unknown, so the tokens must be left."""
         permit = deadline.only_while(self._new_takes_writes)
@@ -663,7 +603,7 @@ class AsyncProxy(Generic[K, V]):
         except Exception as error:
             self._ledger_failed("end", error)
 
-    async def _withdraw(self, located: Sequence[_Located[K]], token: bytes) -> None:
+    async def _withdraw(self, located: Sequence[Located[K]], token: bytes) -> None:
         """Take the token back, as if it had never been; only where no store was written."""
         if not located:
             return
@@ -707,15 +647,15 @@ class AsyncProxy(Generic[K, V]):
         """Whether any key may be changed in New: False from the moment of a kill on."""
         return self._enabled and self._gate.decision.write_below > 0
 
-    def _locate(self, keys: Iterable[K]) -> list[_Located[K]]:
+    def _locate(self, keys: Iterable[K]) -> list[Located[K]]:
         """The distinct keys in canonical order, so that no two batches wait for each other in a circle."""
-        by_name: dict[bytes, _Located[K]] = {}
+        by_name: dict[bytes, Located[K]] = {}
         for key in keys:
             key_hash, name = self._gate.locate(key)
-            by_name[name] = _Located(key_hash, name, key)
+            by_name[name] = Located(key_hash, name, key)
         return sorted(by_name.values(), key=_name)
 
-    def _chunks(self, located: Sequence[_Located[K]]) -> Iterator[Sequence[_Located[K]]]:
+    def _chunks(self, located: Sequence[Located[K]]) -> Iterator[Sequence[Located[K]]]:
         for start in range(0, len(located), self._max_batch):
             yield located[start : start + self._max_batch]
 
@@ -755,7 +695,7 @@ _FORKED = (
 )
 
 
-def _name(located: _Located[K]) -> bytes:
+def _name(located: Located[K]) -> bytes:
     return located.name
 
 
