@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,6 +32,7 @@ from zddm_flags.cli.demo.airports import (
     old_adapter,
     postgres_engine,
     sqlite_engine,
+    temporary_folder,
 )
 from zddm_flags.cli.demo.checker import CheckedOld, TimedNew
 from zddm_flags.cli.demo.screen import Lines, LiveTable, Moment, Screen, percent
@@ -140,8 +140,7 @@ def _run(options: Options, console: Console, stack: ExitStack) -> int:
     live = console.is_terminal and not options.plain
     console.soft_wrap = not live  # a line of a log is one line, however narrow the terminal
     console.print("Preparing: 28,000 airports go into a SQLite file", highlight=False)
-    temporary = tempfile.TemporaryDirectory(prefix="zddm-demo-", ignore_cleanup_errors=True)
-    folder = Path(stack.enter_context(temporary))
+    folder = temporary_folder(stack)
     airports = all_airports()
     old_engine = stack.enter_context(_disposing(sqlite_engine(folder / "old.sqlite")))
     old_store = old_adapter(old_engine)
