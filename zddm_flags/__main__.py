@@ -6,14 +6,18 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line. Exits with 2 where what it needs is not installed."""
+    """Run the command line. Exits with 2 where what it needs is not installed, with 130 where interrupted."""
     try:
-        from zddm_flags.cli import command_line
-    except ModuleNotFoundError as error:
-        if error.name not in {"click", "rich"}:
-            raise
-        sys.exit(_missing(error.name))
-    command_line(prog_name="zddm")
+        try:
+            from zddm_flags.cli import run
+        except ModuleNotFoundError as error:
+            if error.name not in {"click", "rich"}:
+                raise
+            sys.exit(_missing(error.name))
+        sys.exit(run())
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)  # noqa: T201 - click may not be there yet to speak
+        sys.exit(130)
 
 
 def _missing(module: str) -> int:

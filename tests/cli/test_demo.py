@@ -13,12 +13,16 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from zddm_adapters import InMemoryAdapter
+from zddm_flags.cli.demo.airports import Airport
+from zddm_flags.cli.demo.checker import CheckedOld
 from zddm_flags.testing import FlagServer
 
 DEMO = [sys.executable, "-m", "zddm_flags", "demo"]
@@ -28,8 +32,8 @@ DEMO = [sys.executable, "-m", "zddm_flags", "demo"]
 def environment():
     """An environment whose temporary files can be counted afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="zddm-", dir=tempfile.gettempdir()))
-    yield {**os.environ, "TMPDIR": str(folder), "no_proxy": "127.0.0.1", "COLUMNS": "120"}
-    left = [path.name for path in folder.iterdir() if path.name.startswith("zddm-demo-")]
+    yield {**os.environ, "TMPDIR": str(folder), "XDG_RUNTIME_DIR": "", "no_proxy": "127.0.0.1", "COLUMNS": "120"}
+    left = [path.name for path in folder.iterdir()]
     shutil.rmtree(folder)
     assert left == []
 
@@ -107,6 +111,74 @@ def test_a_live_table_and_a_clean_interrupt(environment):
         process.kill()
         process.wait()
         os.close(controller)
+
+
+@pytest.mark.parametrize(
+    ("moment", "arguments"),
+    [
+        ("Preparing", []),
+        ("Starting a PostgreSQL server", ["--new", "postgres"]),
+        ("0 %: everything is on Old", ["--new", "postgres"]),
+        ("Reading every airport once", []),
+    ],
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_at_any_moment_leaves_nothing(environment, moment, arguments, number):
+    """Ctrl-C and a plain kill end every step of the demo with 130, and no file, server or traceback is left."""
+    psutil = pytest.importorskip("psutil", reason="comes with PostgreSQL, of which there is no wheel here")
+    process = subprocess.Popen(
+        [*DEMO, "--seconds", "5", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - as a shell's
+    )
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            if moment in line:
+                break
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130, output + errors
+    assert output.endswith("Interrupted: stopped cleanly, the databases are removed.\n")
+    assert errors == ""
+    commands = [each.info["cmdline"] or [] for each in psutil.process_iter(["cmdline"])]
+    assert not [command for command in commands if environment["TMPDIR"] in " ".join(command)]
+
+
+class _FullStore(InMemoryAdapter[str, Airport]):
+    """A store whose writes fail while it is full."""
+
+    full = True
+
+    def write(self, key, value):
+        if self.full:
+            raise OSError("disk full")
+        super().write(key, value)
+
+
+def test_writes_that_raise_blind_the_checker_to_nothing():
+    """After any number of failed writes Old's last value counts as held, until another write succeeds."""
+    airport = Airport("", "", "", 0.0, 0.0, 0.0, "")
+    store = _FullStore({"A": airport})
+    old = CheckedOld(store)
+    for revision in range(1, 200):
+        with pytest.raises(OSError, match="disk full"):
+            old.write("A", replace(airport, revision=revision))
+    now = time.perf_counter()
+    assert old.held("A", airport, now, now)
+    store.full = False
+    old.write("A", replace(airport, revision=200))
+    later = time.perf_counter()
+    assert old.held("A", replace(airport, revision=200), later, later)
+    assert old.held("A", airport, now, later)
+    assert not old.held("A", airport, later, later)
+    assert not old.held("A", None, now, later)
 
 
 class _Collector(ThreadingHTTPServer):

@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,25 @@ def _quiet_logs():
 
     with capture_logs():
         yield
+
+
+def test_the_number_of_seeded_mistakes_is_the_real_one():
+    """The README counts the mistakes that the tests seed."""
+    said = re.search(r"(\d+) mistakes\s+seeded", TEXT)
+    seeds = (ROOT / "tests" / "explorer" / "mistakes.py").read_text(encoding="utf-8").count("    Seed(")
+    assert said is not None
+    assert int(said[1]) == seeds
+
+
+def test_every_extra_exists_and_is_explained():
+    """The README explains each extra of the package but the developers', and names no other."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    table = re.search(r"^\| extra .*?\n\n", TEXT, re.DOTALL | re.MULTILINE)
+    assert table is not None
+    cells = [line.split("|")[1] for line in table[0].splitlines()[2:] if line]
+    assert set(re.findall(r"`(\w+)`", " ".join(cells))) == set(extras) - {"dev"}
 
 
 def test_the_store_in_ten_lines_is_a_store(readme_folder):

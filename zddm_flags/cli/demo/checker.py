@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,9 +33,7 @@ class CheckedOld:
     def __init__(self, adapter: Any) -> None:
         self._adapter = adapter
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
-        self._history: defaultdict[str, deque[_Held]] = defaultdict(
-            lambda: deque([_Held(0, float("-inf"))], maxlen=_REMEMBERED)
-        )
+        self._history: defaultdict[str, list[_Held]] = defaultdict(lambda: [_Held(0, float("-inf"))])
         self.describe: Callable[[], StoreInfo] = adapter.describe
         self.read: Callable[[str], Airport | None] = adapter.read
         self.read_many: Callable[[Sequence[str]], Mapping[str, Airport]] = adapter.read_many
@@ -51,10 +49,13 @@ class CheckedOld:
     def _note(self, key: str, revision: int | None, change: Callable[[], None]) -> None:
         with self._locks[hash(key) % _LOCKS]:
             history = self._history[key]
-            before = history[-1]
+            closed = sum(each.until < float("inf") for each in history)
+            del history[: max(0, closed - _REMEMBERED)]
             history.append(_Held(revision, time.perf_counter()))
-            change()  # where it raises both may be held from now on: the one before stays open
-            before.until = time.perf_counter()
+            change()  # where it raises both may be held from now on: the ones before stay open
+            now = time.perf_counter()
+            for before in history[:-1]:
+                before.until = min(before.until, now)
 
     def held(self, key: str, value: Airport | None, begin: float, end: float) -> bool:
         """Whether Old may have held `value` at some moment between `begin` and `end`."""

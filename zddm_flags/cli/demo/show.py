@@ -5,20 +5,24 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 import signal
+import socket
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 from ldclient import Context, LDClient
 from ldclient.config import Config
 from rich.console import Console
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from zddm_flags import LaunchDarklySource, Proxy, ProxyStats, Telemetry, TrafficGate
 from zddm_flags.cli.demo.airports import (
@@ -28,19 +32,21 @@ from zddm_flags.cli.demo.airports import (
     old_adapter,
     postgres_engine,
     sqlite_engine,
+    temporary_folder,
 )
 from zddm_flags.cli.demo.checker import CheckedOld, TimedNew
 from zddm_flags.cli.demo.screen import Lines, LiveTable, Moment, Screen, percent
 from zddm_flags.cli.demo.traffic import Traffic
 from zddm_flags.testing import FlagServer
 
-__all__ = ["Options", "run"]
+__all__ = ["Options", "run_demo"]
 
 _FLAG = "airports-migration-rate"
 _SDK_KEY = "LAUNCHDARKLY_SDK_KEY"
 _TRACED = 0.05
 _LOOK_SECONDS = 0.25
 _PAGE = 500
+_MEGABYTES = {"sqlite": 64, "postgres": 256}  # several times what 28 seconds of traffic leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,13 @@ _PHASES = [
 ]
 
 
-def run(options: Options) -> int:
+class _CouldNotRunError(click.ClickException):
+    """Something that the demo needs is not there. The message says what to do."""
+
+    exit_code = 2
+
+
+def run_demo(options: Options) -> int:
     """Run the demo and return its exit code."""
     if options.flag_key is not None and not os.environ.get(_SDK_KEY):
         raise click.UsageError(f"--flag-key needs the SDK key of a LaunchDarkly environment in {_SDK_KEY}")
@@ -90,26 +102,52 @@ def run(options: Options) -> int:
             signal.signal(getattr(signal, name), _interrupt)
     console = Console()
     try:
+        _check_space(options)
+        if options.otlp is not None:
+            _check_collector(options.otlp)
         with ExitStack() as stack:
             return _run(options, console, stack)
     except KeyboardInterrupt:
         console.print("Interrupted: stopped cleanly, the databases are removed.", highlight=False)
         return 130
+    except (OSError, SQLAlchemyError, subprocess.SubprocessError) as error:
+        raise _CouldNotRunError(f"the demo had to stop: {type(error).__name__}: {error}") from error
+
+
+def _check_space(options: Options) -> None:
+    needed, folder = _MEGABYTES[options.new], tempfile.gettempdir()
+    if shutil.disk_usage(folder).free < needed * 1_000_000:
+        raise _CouldNotRunError(
+            f"the demo's databases need {needed} MB in {folder}: make room, or set TMPDIR to another folder"
+        )
+
+
+def _check_collector(url: str) -> None:
+    """Say at once what the exporter would only say between the lines of the demo, again and again."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        socket.create_connection((parts.hostname or "", port), timeout=3).close()
+    except (KeyError, ValueError) as error:
+        raise click.UsageError(f"--otlp needs a URL such as http://localhost:4318, not {url!r}") from error
+    except OSError as error:
+        raise _CouldNotRunError(
+            f"no collector answers at {url} ({error}): start one, or leave --otlp out"
+        ) from error
 
 
 def _run(options: Options, console: Console, stack: ExitStack) -> int:
     live = console.is_terminal and not options.plain
     console.soft_wrap = not live  # a line of a log is one line, however narrow the terminal
     console.print("Preparing: 28,000 airports go into a SQLite file", highlight=False)
-    temporary = tempfile.TemporaryDirectory(prefix="zddm-demo-", ignore_cleanup_errors=True)
-    folder = Path(stack.enter_context(temporary))
+    folder = temporary_folder(stack)
     airports = all_airports()
     old_engine = stack.enter_context(_disposing(sqlite_engine(folder / "old.sqlite")))
     old_store = old_adapter(old_engine)
     old_store.write_many(airports)
     if options.new == "postgres":
         console.print("Starting a PostgreSQL server", highlight=False)
-        new_engine = stack.enter_context(postgres_engine(folder / "postgres"))
+        new_engine = stack.enter_context(postgres_engine())
     else:
         new_engine = stack.enter_context(_disposing(sqlite_engine(folder / "new.sqlite")))
     old, new = CheckedOld(old_store), TimedNew(new_adapter(new_engine))
@@ -156,8 +194,12 @@ def _client(options: Options, server: FlagServer | None, stack: ExitStack) -> LD
         config = Config(key)
     else:
         config = Config(key, stream_uri=options.relay, base_uri=options.relay, events_uri=options.relay)
-    client = LDClient(config)
+    client = LDClient(config, start_wait=5)
     stack.callback(client.close)
+    if not client.is_initialized():
+        raise _CouldNotRunError(
+            f"LaunchDarkly did not answer within 5 s: check {_SDK_KEY}, and the network or --relay"
+        )
     return client
 
 
@@ -251,20 +293,34 @@ class _Demo:
                 same = expected.get(code) == moved.get(code)
                 equal += same and code in moved
                 different += not same
-        moved_all = self._proxy.stats().rollout.read == 1.0
-        right = not self.traffic.wrong and not self.traffic.failed and not (moved_all and different)
         console.print(
             f"{equal:,} airports are in New and equal to Old; {different:,} differ or are not there yet; "
             f"{len(codes) - equal - different:,} were deleted by the traffic.",
             highlight=False,
         )
-        console.print("The migration was right." if right else "SOMETHING WAS WRONG.", highlight=False)
-        return 0 if right else 1
+        rollout = self._proxy.stats().rollout
+        wrong = []
+        if self.traffic.wrong:
+            wrong.append("reads returned what Old did not hold")
+        if self.traffic.failed:
+            wrong.append("operations raised")
+        if rollout.read == 1.0 and different:
+            wrong.append("New differs from Old at 100 %")
+        if wrong:
+            console.print(f"SOMETHING WAS WRONG: {', '.join(wrong)}.", highlight=False)
+            return 1
+        if rollout.read < 1.0:
+            console.print(
+                f"The flag stands at {percent(rollout.read)}; the rest has yet to move.", highlight=False
+            )
+        console.print("The migration was right.", highlight=False)
+        return 0
 
     def summarise(self, console: Console) -> None:
         """Print what the run showed."""
         stats = self._proxy.stats()
-        console.print("\nReads served by Old, phase by phase:", highlight=False)
+        if self._shares:
+            console.print("\nReads served by Old, phase by phase:", highlight=False)
         for name, share, reads in self._shares:
             console.print(f"  {name:42} {share:6.1%} of {reads:,}", highlight=False)
         if self._kill_milliseconds is not None:
