@@ -1,4 +1,4 @@
-"""The instruments of DESIGN's section 8: one set per meter provider, fed by every migration of the process."""
+"""The instruments of a migration: one set per meter provider, fed by every migration of the process."""
 
 from __future__ import annotations
 

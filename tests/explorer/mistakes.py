@@ -1,4 +1,4 @@
-"""Proxies and ledgers that break one rule of DESIGN's section 5 each."""
+"""Proxies and ledgers that break one rule of docs/protocol.md each."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Generated from zddm_flags/_async/proxy.py by `make generate`. Do not edit.
 """The proxy: what the application calls instead of its store.
 
-The protocol is DESIGN's section 5. The invariant that every line below serves: *a clean key's value in New, if
+docs/protocol.md tells the protocol. What every line below serves: *a clean key's value in New, if
 there is one, equals Old's*. A key is dirty from `begin` to `end`, so New is not read meanwhile; `end` clears it
 only if its token was alone all that time and New was written, or was never opened for the key.
 
