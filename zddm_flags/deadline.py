@@ -8,7 +8,7 @@ __all__ = ["Deadline", "DeadlinePassed"]
 
 
 class DeadlinePassed(Exception):
-    """The deadline passed before the call was issued; an earlier call of the same batch may have been."""
+    """The deadline passed, or a kill came, before the call was issued; earlier ones of its batch may have been."""
 
 
 class Deadline:
@@ -20,18 +20,14 @@ class Deadline:
 
     __slots__ = ("_allowed", "_at", "_clock")
 
-    def __init__(
-        self, clock: Callable[[], float], seconds: float, allowed: Callable[[], bool] | None = None
-    ) -> None:
+    def __init__(self, clock: Callable[[], float], at: float, allowed: Callable[[], bool] | None = None) -> None:
         self._clock = clock
-        self._at = clock() + seconds
+        self._at = at
         self._allowed = allowed
 
     def only_while(self, allowed: Callable[[], bool]) -> Deadline:
         """The same moment, or the one at which `allowed` is False, if that comes first."""
-        other = Deadline(self._clock, 0.0, allowed)
-        other._at = self._at
-        return other
+        return Deadline(self._clock, self._at, allowed)
 
     @property
     def passed(self) -> bool:

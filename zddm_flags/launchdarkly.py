@@ -88,8 +88,6 @@ class LaunchDarklySource:
             ordinary one serves asyncio programs as well.
     """
 
-    live = True
-
     def __init__(
         self,
         client: LDClient,

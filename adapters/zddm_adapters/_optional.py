@@ -1,11 +1,10 @@
-"""What the wrapping adapters share: which methods are optional, and which world a function belongs to."""
+"""What the wrapping adapters share: which methods are optional."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 
-__all__ = ["attach_optional_methods", "is_coroutine_function"]
+__all__ = ["attach_optional_methods"]
 
 OPTIONAL_METHODS = ("delete", "read_many", "write_many", "delete_many", "scan", "partitions")
 
@@ -22,8 +21,3 @@ def attach_optional_methods(wrapper: object, adapter: object, named: Callable[[s
     describe = getattr(adapter, "describe", None)
     if describe is not None:
         vars(wrapper)["describe"] = describe
-
-
-def is_coroutine_function(function: Callable[..., object]) -> bool:
-    """Whether calling `function`, an object with an async `__call__` included, gives a coroutine."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)

@@ -10,9 +10,10 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from zddm_adapters._optional import attach_optional_methods, is_coroutine_function
+from zddm_adapters._optional import attach_optional_methods
 from zddm_flags.errors import NotApplied
 from zddm_flags.protocols import Page, StorageAdapter, StoreInfo
+from zddm_flags.worlds import is_coroutine_function
 
 __all__ = ["ThreadedAdapter"]
 

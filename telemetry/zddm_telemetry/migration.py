@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextvars import Token
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
 
@@ -35,6 +36,7 @@ _LOOK_AGAIN_SECONDS = 1.0
 _REPEAT_SECONDS = 10.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Telemetry:
     """Where spans and metrics go, and how much they say. The default suits nearly everyone.
 
@@ -47,18 +49,10 @@ class Telemetry:
     Nothing is configured globally. Immutable, so safe to share between proxies and threads.
     """
 
-    def __init__(
-        self,
-        *,
-        tracer_provider: TracerProvider | None = None,
-        meter_provider: MeterProvider | None = None,
-        log: bool = True,
-        record_keys: bool = False,
-    ) -> None:
-        self.tracer_provider = tracer_provider
-        self.meter_provider = meter_provider
-        self.log = log
-        self.record_keys = record_keys
+    tracer_provider: TracerProvider | None = None
+    meter_provider: MeterProvider | None = None
+    log: bool = True
+    record_keys: bool = False
 
 
 class MigrationTelemetry:

@@ -485,7 +485,7 @@ def test_tokens_are_never_the_same() -> None:
 def test_deadline() -> None:
     """A deadline has passed at its very moment, by the clock that it was given."""
     clock = Clock()
-    deadline = Deadline(clock, 20.0)
+    deadline = Deadline(clock, clock() + 20.0)
     clock.advance(19.999)
     assert not deadline.passed
     deadline.check()

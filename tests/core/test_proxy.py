@@ -567,6 +567,26 @@ def test_asyncio_proxy_refuses_blocking_adapters() -> None:
             AsyncProxy(TrafficGate(), old, new)
 
 
+class _Awaited:
+    """A function of the asyncio world that is no `async def`: an object with an async `__call__`."""
+
+    async def __call__(self, *_: object) -> None:
+        raise AssertionError("nobody calls it")
+
+
+def test_objects_with_an_async_call_are_coroutine_functions() -> None:
+    """Both proxies see what calling an object gives: a blocking one would lose the writes of such an adapter."""
+    blocking, asynchronous = World("blocking"), World("asyncio")
+    store = Store("old", [], {})
+    awaited = blocking.adapter(store)
+    awaited.write = _Awaited()
+    with pytest.raises(Unsupported, match=r"old: .*write\(\).*AsyncProxy"):
+        Proxy(TrafficGate(), awaited, blocking.adapter(store))
+    adapter = asynchronous.adapter(store)
+    adapter.write = _Awaited()
+    AsyncProxy(TrafficGate(), adapter, asynchronous.adapter(store))
+
+
 @pytest.mark.parametrize("methods", [("read",), ("write",), ()])
 def test_adapters_that_lack_a_method(world: World, methods: tuple[str, ...]) -> None:
     """An adapter without read() or write() is refused, and the message names what is missing."""

@@ -316,7 +316,7 @@ class AsyncProxy(Generic[K, V]):
         clean = self._readable(clean, from_old, operation)
         if clean:
             try:
-                permit = Deadline(self._clock, self._issue_seconds, self._new_takes_reads)
+                permit = self._deadline().only_while(self._new_takes_reads)
                 hits = await self._new.read_many([each.key for each in clean], permit)
             except DeadlinePassed:
                 for each in clean:
@@ -365,7 +365,7 @@ class AsyncProxy(Generic[K, V]):
         """
         if dirty:
             await self._reap_if_due()
-        deadline = Deadline(self._clock, self._issue_seconds)
+        deadline = self._deadline()
         token = self._new_token()
         grant = await self._begin_copy(wanted, token)
         granted = [each for each in wanted if grant is not None and each.name in grant.granted]
@@ -462,7 +462,7 @@ class AsyncProxy(Generic[K, V]):
         self, located: Sequence[Located[K]], change: Change[K, V], operation: OperationTelemetry
     ) -> None:
         """Begin -> Old -> New, where the gate, read again, admits the key -> end."""
-        deadline = Deadline(self._clock, self._issue_seconds)  # the clock starts before begin is sent
+        deadline = self._deadline()  # the clock starts before begin is sent
         token = self._new_token()
         grant = await self._begin(located, token, operation)
         if deadline.passed:
@@ -569,6 +569,10 @@ class AsyncProxy(Generic[K, V]):
             self._opening = opening
             self._telemetry.report("info", "opened_wider", opened=opening.opened, before=opened)
             opened = opening.opened
+
+    def _deadline(self) -> Deadline:
+        """When an operation that begins now stops issuing writes."""
+        return Deadline(self._clock, self._clock() + self._issue_seconds)
 
     async def _apply_to_new(
         self, change: Change[K, V], located: Sequence[Located[K]], deadline: Deadline

@@ -33,7 +33,6 @@ class AsyncStore(Generic[K, V]):
         self, role: Literal["old", "new"], adapter: AsyncStorageAdapter[K, V], telemetry: MigrationTelemetry
     ) -> None:
         check_adapter(role, adapter)
-        self.role = role
         self.info = adapter.describe() if isinstance(adapter, SupportsDescribe) else StoreInfo()
         self.telemetry = StoreTelemetry(
             telemetry,

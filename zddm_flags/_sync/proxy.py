@@ -315,7 +315,7 @@ class Proxy(Generic[K, V]):
         clean = self._readable(clean, from_old, operation)
         if clean:
             try:
-                permit = Deadline(self._clock, self._issue_seconds, self._new_takes_reads)
+                permit = self._deadline().only_while(self._new_takes_reads)
                 hits = self._new.read_many([each.key for each in clean], permit)
             except DeadlinePassed:
                 for each in clean:
@@ -364,7 +364,7 @@ class Proxy(Generic[K, V]):
         """
         if dirty:
             self._reap_if_due()
-        deadline = Deadline(self._clock, self._issue_seconds)
+        deadline = self._deadline()
         token = self._new_token()
         grant = self._begin_copy(wanted, token)
         granted = [each for each in wanted if grant is not None and each.name in grant.granted]
@@ -459,7 +459,7 @@ class Proxy(Generic[K, V]):
 
     def _change(self, located: Sequence[Located[K]], change: Change[K, V], operation: OperationTelemetry) -> None:
         """Begin -> Old -> New, where the gate, read again, admits the key -> end."""
-        deadline = Deadline(self._clock, self._issue_seconds)  # the clock starts before begin is sent
+        deadline = self._deadline()  # the clock starts before begin is sent
         token = self._new_token()
         grant = self._begin(located, token, operation)
         if deadline.passed:
@@ -564,6 +564,10 @@ class Proxy(Generic[K, V]):
             self._opening = opening
             self._telemetry.report("info", "opened_wider", opened=opening.opened, before=opened)
             opened = opening.opened
+
+    def _deadline(self) -> Deadline:
+        """When an operation that begins now stops issuing writes."""
+        return Deadline(self._clock, self._clock() + self._issue_seconds)
 
     def _apply_to_new(
         self, change: Change[K, V], located: Sequence[Located[K]], deadline: Deadline

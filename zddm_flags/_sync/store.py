@@ -34,7 +34,6 @@ class Store(Generic[K, V]):
         self, role: Literal["old", "new"], adapter: StorageAdapter[K, V], telemetry: MigrationTelemetry
     ) -> None:
         check_adapter(role, adapter)
-        self.role = role
         self.info = adapter.describe() if isinstance(adapter, SupportsDescribe) else StoreInfo()
         self.telemetry = StoreTelemetry(
             telemetry,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from zddm_adapters._optional import is_coroutine_function
+from zddm_flags.worlds import is_coroutine_function
 
 __all__ = ["check_function"]
 
