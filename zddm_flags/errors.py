@@ -4,16 +4,16 @@
 
     Exception
      └─ ZddmError
-         ├─ InvalidKey (TypeError)          a key that has no canonical encoding
+         ├─ InvalidKey (TypeError)          a key that has no canonical encoding, or is too long
          ├─ InvalidRollout (ValueError)     a rate that is not a number in [0, 1], or read above write
          ├─ GateIsLive (TypeError)          set_rate on a gate whose rate comes from a flag
          ├─ Unsupported (TypeError)         the store cannot do what was asked of it
          ├─ LedgerUnavailable               the ledger did not answer; Old was not touched
-         ├─ LedgerMismatch                  the ledger was written with another hasher, encoding or schema
+         ├─ LedgerMismatch                  what the ledger holds is another's, or was lost
          ├─ OperationTimedOut               the time for the operation ran out before Old was written
          ├─ ProxyClosed                     an operation on a proxy after close()
          ├─ NotForked                       postfork() before the LaunchDarkly client's own postfork()
-         └─ NotApplied                      raised by an adapter: this write certainly took no effect
+         └─ NotApplied                      raised by an adapter or ledger: this call certainly took no effect
 
 What a store raises is not wrapped: an error of Old reaches the caller as it is, an error of New is reported
 (span, metric, log) and never reaches the caller.
@@ -39,7 +39,7 @@ class ZddmError(Exception):
 
 
 class InvalidKey(ZddmError, TypeError):
-    """The key's type has no canonical encoding. The message names the type, never the key."""
+    """The key has no canonical encoding, or is too long. The message names the type, never the key."""
 
 
 class InvalidRollout(ZddmError, ValueError):
@@ -59,7 +59,10 @@ class LedgerUnavailable(ZddmError):
 
 
 class LedgerMismatch(ZddmError):
-    """The ledger's rows of this migration were written with another hasher, encoding or schema version."""
+    """What the ledger holds is not this migration's, or not all of it; the message says what to do.
+
+    It was written with another hasher, encoding or schema version, cannot be understood, or was lost.
+    """
 
 
 class OperationTimedOut(ZddmError):

@@ -20,6 +20,8 @@ from zddm_flags.errors import LedgerMismatch
 from zddm_flags.rollout import checked_rate
 
 __all__ = [
+    "MAX_KEY_BYTES",
+    "MAX_TOKEN_BYTES",
     "AsyncInMemoryLedger",
     "AsyncLedger",
     "AsyncMigrationLedger",
@@ -32,6 +34,11 @@ __all__ = [
     "MigrationLedger",
     "Opening",
 ]
+
+
+MAX_KEY_BYTES = 1024
+"""The longest key that every ledger takes, in its type-tagged encoding."""
+MAX_TOKEN_BYTES = 48
 
 
 class Opening(NamedTuple):
@@ -76,9 +83,23 @@ class LedgerSummary(NamedTuple):
 
 
 class MigrationLedger(Protocol):
-    """The rows of one migration. Every call is atomic and, when it returns, durable as far as the ledger is.
+    """The rows of one migration. When a call returns, its effect is as durable as the ledger is. Thread-safe.
 
-    `keys` are distinct. A call that raises may have taken effect. Thread-safe.
+    `keys` are distinct, each of at most `MAX_KEY_BYTES`; a `token` is of at most `MAX_TOKEN_BYTES`, ASCII letters,
+    digits and hyphens, and never the same twice. `begin` and `begin_copy` are atomic over all of their keys, and
+    `opened` and `epoch` are read when the token is pending, or later, never before. The others are atomic for each
+    key, so that what interrupts one of them between two keys leaves no key half done.
+
+    A call that raises may have taken effect, unless it raises:
+
+    - NotApplied, from the cause: it certainly took no effect. The proxy begins again, with a fresh token.
+    - LedgerMismatch: what the ledger holds is not this migration's, cannot be understood, or was lost: another
+      hasher, another schema version, rows that are gone or were made anew since this object saw them. The text
+      says what to do.
+    - InvalidKey: a key is too long for the ledger.
+
+    `begin` and `begin_copy` are never retried by a ledger or its driver: their first attempt may yet land. `end`,
+    `withdraw`, `dirty`, `open_to`, `reap` and `summary` may be.
     """
 
     def begin(self, keys: Sequence[bytes], token: bytes) -> Grant:
@@ -111,7 +132,7 @@ class MigrationLedger(Protocol):
     def reap(self, age_seconds: float, limit: int = 1000) -> int:
         """Remove at most `limit` tokens older than this by the ledger's clock; their keys become stale.
 
-        Returns how many were removed.
+        Returns how many were removed. A ledger may count a token once for each of its keys.
         """
         ...
 
