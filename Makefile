@@ -6,9 +6,10 @@ PYTHON ?= $(shell for python in python3 python python3.13 python3.12 python3.11;
 RUN := $(VENV)/bin/python
 SOURCES := pyproject.toml constraints.txt
 SECONDS ?=
+SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check generate format examples clean
+.PHONY: help demo test test-all explore check generate format examples clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +40,9 @@ test-all:  ## Run the tests on every supported Python that is found, on the PATH
 		echo "== Python $$version: $$python"; found="$$found $$version"; \
 		$(MAKE) --no-print-directory test PYTHON="$$python" VENV=".venv-$$version" || exit 1; \
 	done; test -n "$$found" || { echo "no supported Python was found" >&2; exit 1; }; echo "passed on Python$$found"
+
+explore: $(VENV)/.dev  ## Explore more and larger interleavings of the protocol, for SECONDS=60
+	@$(RUN) -m tests.explorer $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 check: $(VENV)/.dev  ## Lint, types, generated code
 	@$(RUN) -m ruff check

@@ -30,3 +30,5 @@ class ProxyStats:
     """Keys of New that are not trusted, as last seen in the ledger."""
     pending_tokens: int
     """Writes and copies in progress or never ended, as last seen in the ledger."""
+    unmarked_keys: int
+    """Keys that were changed while the ledger could not be reached, and that it does not know of yet."""

@@ -31,6 +31,8 @@ from zddm_flags.errors import (
     Unsupported,
 )
 
+REAPED = ["ledger.dirty", "ledger.reap", "ledger.summary"]
+ENDED = ["ledger.end", "ledger.reap", "ledger.summary"]  # of a token that was contended
 KEY = "k"
 WITHOUT_DELETE = ("read", "write")
 COPY = ["ledger.dirty", "new.read", "ledger.begin_copy", "old.read", "ledger.open_to", "new.write", "ledger.end"]
@@ -173,7 +175,7 @@ async def test_read_of_a_stale_key(world: World) -> None:
     """A stale key is not read from New: Old serves it, and it is brought to New again."""
     migration = await stale(world)
     assert await migration.read(KEY) == "v2"
-    expected = ["ledger.dirty", "ledger.reap", "ledger.begin_copy", "old.read", "new.write", "ledger.end"]
+    expected = [*REAPED, "ledger.begin_copy", "old.read", "new.write", "ledger.end"]
     assert migration.calls() == expected
     assert migration.new.values == {KEY: "v2"}
     assert migration.left == (0, 0)
@@ -189,7 +191,7 @@ async def test_read_of_a_stale_key_that_old_lacks(world: World) -> None:
     migration.proxy.enable()
     migration.calls()
     assert await migration.read(KEY) is None
-    expected = ["ledger.dirty", "ledger.reap", "ledger.begin_copy", "old.read", "new.delete", "ledger.end"]
+    expected = [*REAPED, "ledger.begin_copy", "old.read", "new.delete", "ledger.end"]
     assert migration.calls() == expected
     assert KEY not in migration.new.values
     assert migration.left == (0, 0)
@@ -218,7 +220,7 @@ async def test_read_of_a_pending_key(world: World) -> None:
 
     migration.old.before["write"] = read_meanwhile
     await migration.write(KEY, "v2")
-    assert seen == ["v1", "ledger.dirty", "ledger.reap", "ledger.begin_copy", "old.read"]
+    assert seen == ["v1", *REAPED, "ledger.begin_copy", "old.read"]
     assert migration.stats().operations == {("read", "dirty"): 1, ("write", "both"): 1}
 
 
@@ -654,8 +656,8 @@ async def test_context_manager_closes(world: World) -> None:
     "options",
     [
         {"name": None},
-        {"on_ledger_error": "available"},
         {"on_ledger_error": None},
+        {"max_unmarked_keys": 0},
         {"max_operation_seconds": 0},
         {"max_operation_seconds": -1.0},
         {"max_operation_seconds": float("nan")},
@@ -710,11 +712,74 @@ async def test_begin_fails(world: World, operation: str, moment: str) -> None:
     with pytest.raises(LedgerUnavailable, match="neither store was changed") as caught:
         await (migration.write(KEY, "v") if operation == "write" else migration.delete(KEY))
     assert caught.value.__cause__ is trouble
-    assert migration.calls() == ["ledger.begin"]
+    assert migration.calls() == ["ledger.begin"] * 3
     assert migration.old.values == {KEY: "v0"}
     assert migration.stats().operations == {(operation, "ledger_failed"): 1}
     # A token that was not acknowledged is never ended: the reaper takes it.
-    assert migration.left == ((0, 0) if moment == "before" else (0, 1))
+    assert migration.left == ((0, 0) if moment == "before" else (0, 3))
+
+
+async def test_begin_fails_once(world: World) -> None:
+    """A begin that failed at once is made again with a token of its own; its first one is left to the reaper."""
+    migration = world.migration(old={KEY: "v0"}, new={KEY: "v0"})
+
+    async def lose_the_reply() -> None:
+        raise Trouble
+
+    migration.ledger.after["begin"] = lose_the_reply
+    await migration.write(KEY, "v1")
+    assert migration.calls() == [
+        "ledger.begin",
+        "ledger.begin",
+        "old.write",
+        "ledger.open_to",
+        "new.write",
+        *ENDED,
+    ]
+    first, second = (request[1][1] for request in migration.ledger.requests if request[0] == "begin")
+    assert first != second
+    assert migration.left == (1, 1)  # contended with the phantom
+    assert await migration.read(KEY) == "v1"
+
+
+async def test_begin_that_took_long_is_not_made_again(world: World) -> None:
+    """A begin that failed only after a tenth of the operation's time is not made again."""
+    migration = world.migration(old={KEY: "v0"})
+
+    async def time_out() -> None:
+        migration.clock.advance(3.0)
+        raise Trouble
+
+    migration.ledger.before["begin"] = time_out
+    with pytest.raises(LedgerUnavailable):
+        await migration.write(KEY, "v1")
+    assert migration.calls() == ["ledger.begin"]
+
+
+@pytest.mark.parametrize("error", [LedgerMismatch("made anew"), InvalidKey("too long"), Unsupported("it evicts")])
+async def test_ledger_that_must_not_be_used(world: World, error: Exception) -> None:
+    """What the ledger says of itself or of a key reaches the writer as it is, at once; a read goes to Old."""
+    migration = world.migration(old={KEY: "v0"}, new={KEY: "v0"}, on_ledger_error="available")
+    migration.ledger.before.update(begin=error, dirty=error)
+    with pytest.raises(type(error)) as caught:
+        await migration.write(KEY, "v1")
+    assert caught.value is error
+    assert migration.calls() == ["ledger.begin"]
+    assert await migration.read(KEY) == "v0"
+    assert migration.calls() == ["ledger.dirty", "old.read"]
+
+
+async def test_reaping_goes_on_where_there_is_more(world: World) -> None:
+    """A reader reaps at most 1,000 tokens at a time, and the next reader goes on at once."""
+    migration = world.migration(old={KEY: "v0"})
+    for number in range(1500):
+        migration.rows.begin([b"sk%d" % number], b"dead-%d" % number)
+    migration.rows.begin([migration.gate.locate(KEY)[1]], b"last")
+    migration.clock.advance(60.0)
+    assert await migration.read(KEY) == "v0"
+    assert migration.left == (1000, 501)
+    assert await migration.read(KEY) == "v0"
+    assert migration.left == (1500, 0)
 
 
 async def test_dirty_fails(world: World) -> None:

@@ -24,9 +24,9 @@ class _KnowsItsToken(AsyncProxy[str, str]):
 
     _token = b""
 
-    async def _begin(self, located: Any, token: bytes, operation: Any) -> Grant:
-        self._token = token
-        return await super()._begin(located, token, operation)
+    async def _begin(self, located: Any) -> tuple[Grant, bytes]:
+        grant, self._token = await super()._begin(located)
+        return grant, self._token
 
 
 class EndsATokenWhoseCallToOldRaised(_KnowsItsToken):
@@ -54,11 +54,13 @@ class EndsAReapedToken(LedgerTable):
 class BeginsAgainWithTheSameToken(AsyncProxy[str, str]):
     """Retries `begin` with a token that an earlier attempt may yet make pending."""
 
-    async def _begin(self, located: Any, token: bytes, operation: Any) -> Grant:
+    async def _begin(self, located: Any) -> tuple[Grant, bytes]:
+        names = [each.name for each in located]
+        token = self._new_token()
         try:
-            return await super()._begin(located, token, operation)
-        except LedgerUnavailable:
-            return await super()._begin(located, token, operation)
+            return await self._ledger.begin(names, token), token
+        except Exception:
+            return await self._ledger.begin(names, token), token
 
 
 class WritesAfterItsTime(AsyncProxy[str, str]):
@@ -219,8 +221,7 @@ class WritesNewFirst(AsyncProxy[str, str]):
     """Serves from New what Old does not have yet, because it ends its token too soon."""
 
     async def _change(self, located: Any, change: Any, operation: Any) -> None:
-        token = self._new_token()
-        await self._begin(located, token, operation)
+        _, token = await self._begin(located)
         await change.apply(self._new, located, None)
         await self._end(dict.fromkeys([each.name for each in located], True), token)
         await change.apply(self._old, located, None)
@@ -269,6 +270,80 @@ class AwaitsWhenItIsClosed(AsyncProxy[str, str]):
             raise
 
 
+class Available(AsyncProxy[str, str]):
+    """The shipped proxy, whose writes go on without the ledger: no mistake."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options, on_ledger_error="available")
+
+
+class RemembersAfterOldWasChanged(Available):
+    """Lets its own process read New while Old is changed without the ledger."""
+
+    async def _change_unmarked(self, located: Any, change: Any, deadline: Any) -> None:
+        await change.apply(self._old, located, deadline)
+        names = [each.name for each in located]
+        self._unmarked.add(names)
+        self._unmarked.changed(names, certain=True)
+
+
+class ForgetsBeforeItIsMarked(Available):
+    """Forgets the key when it sends the mark."""
+
+    async def mark_unmarked(self) -> int:
+        marked = self._unmarked.to_mark(10)
+        self._unmarked.forget(marked)
+        if marked:
+            token = self._new_token()
+            await self._ledger.begin(list(marked), token)
+            await self._end(dict.fromkeys(marked, False), token)
+        return 0
+
+
+class MarksWithoutRegardToACopy(Available):
+    """Makes the key stale as a copy would, which leaves a copy in flight as it is (H1)."""
+
+    async def mark_unmarked(self) -> int:
+        marked = self._unmarked.to_mark(10)
+        if marked:
+            token = self._new_token()
+            grant = await self._ledger.begin_copy(list(marked), token)
+            await self._end(dict.fromkeys(grant.granted, False), token)
+            self._unmarked.forget(marked)
+        return 0
+
+
+class MarksWhileItIsChanged(Available):
+    """Marks a key, and forgets it, while Old is yet to be changed."""
+
+    async def mark_unmarked(self) -> int:
+        for name, known in tuple(self._unmarked.items()):
+            self._unmarked[name] = known._replace(changing=0)
+        return await super().mark_unmarked()
+
+    async def _change_unmarked(self, located: Any, change: Any, deadline: Any) -> None:
+        names = [each.name for each in located]
+        self._unmarked.add(names)
+        await change.apply(self._old, located, deadline)
+
+
+class MarksAsIfOldHadNotRaised(Available):
+    """Leaves no token to the reaper where Old may yet be changed (H4)."""
+
+    async def mark_unmarked(self) -> int:
+        for name, known in tuple(self._unmarked.items()):
+            self._unmarked[name] = known._replace(unsure=False)
+        return await super().mark_unmarked()
+
+
+class NeverMarks(Available):
+    """Forgets what it wrote without the ledger."""
+
+    async def mark_unmarked(self) -> int:
+        self._unmarked.clear()
+        return 0
+
+
 class Seed(NamedTuple):
     """A mistake, the scenario that catches it, and the faults that this takes."""
 
@@ -280,6 +355,10 @@ class Seed(NamedTuple):
     @property
     def proxy(self) -> type[AsyncProxy[str, str]]:
         return self.mistake if issubclass(self.mistake, AsyncProxy) else AsyncProxy
+
+    @property
+    def shipped(self) -> type[AsyncProxy[str, str]]:
+        return Available if issubclass(self.mistake, Available) else AsyncProxy
 
     @property
     def table(self) -> Callable[[], LedgerTable]:
@@ -311,4 +390,10 @@ SEEDS = [
     Seed(SaysThatNothingWasWritten, scenarios.COPY_AND_WRITE),
     Seed(SwallowsACancellation, scenarios.COPY_AND_WRITE, 1, ["cancel"]),
     Seed(AwaitsWhenItIsClosed, scenarios.CRASH_WHILE_IT_READS),
+    Seed(RemembersAfterOldWasChanged, scenarios.WRITTEN_WITHOUT_THE_LEDGER),
+    Seed(ForgetsBeforeItIsMarked, scenarios.WRITTEN_WITHOUT_THE_LEDGER),
+    Seed(MarksWithoutRegardToACopy, scenarios.COPIED_WHILE_IT_IS_WRITTEN_WITHOUT_THE_LEDGER),
+    Seed(MarksWhileItIsChanged, scenarios.COPIED_WHILE_IT_IS_WRITTEN_WITHOUT_THE_LEDGER),
+    Seed(MarksAsIfOldHadNotRaised, scenarios.OLD_LANDS_LATE_WITHOUT_THE_LEDGER, 1, ["late"]),
+    Seed(NeverMarks, scenarios.WRITTEN_WITHOUT_THE_LEDGER),
 ]

@@ -12,8 +12,11 @@ from zddm_flags.testing import (
     Disable,
     Enable,
     Fault,
+    MarkUnmarked,
+    Outage,
     Read,
     ReadMany,
+    Recovery,
     Scenario,
     SetRate,
     Write,
@@ -277,6 +280,80 @@ OLD_LANDS_LATE = Scenario(
     processes=BOTH_OPEN,
     steps={"write": Write("A", "k", "v2"), "read": Read("B", "k", after=("write",))},
     faults=1,
+)
+
+OUTAGE_OF_NEW = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes=BOTH_OPEN,
+    steps={
+        "out": Outage("new"),
+        "write": Write("A", "k", "v2"),
+        "read": Read("B", "k"),
+        "back": Recovery("new", after=("out",)),
+        "again": Read("B", "k", after=("write", "back", "read")),
+    },
+)
+OUTAGE_OF_THE_LEDGER = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes=BOTH_OPEN,
+    steps={
+        "out": Outage("ledger"),
+        "write": Write("A", "k", "v2"),
+        "read": Read("B", "k"),
+        "back": Recovery("ledger", after=("out",)),
+        "again": Read("B", "k", after=("write",)),
+    },
+)
+
+# -- for on_ledger_error="available": what holds although the promise is suspended for other processes ----------
+
+WRITTEN_WITHOUT_THE_LEDGER = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes={"A": 1.0},
+    steps={
+        "out": Outage("ledger"),
+        "write": Write("A", "k", "v2", after=("out",)),
+        "back": Recovery("ledger", after=("out",)),
+        "mark": MarkUnmarked("A", after=("back",)),
+        "read": Read("A", "k"),
+        "mark again": MarkUnmarked("A", after=("mark", "write")),
+    },
+)
+COPIED_WHILE_IT_IS_WRITTEN_WITHOUT_THE_LEDGER = Scenario(
+    old=V1,
+    processes=BOTH_OPEN,
+    steps={
+        "copy": Read("B", "k"),
+        "out": Outage("ledger"),
+        "write": Write("A", "k", "v2", after=("out",)),
+        "back": Recovery("ledger", after=("out",)),
+        "mark": MarkUnmarked("A", after=("back",)),
+        "mark again": MarkUnmarked("A", after=("mark", "write")),
+        "read": Read("B", "k", after=("mark again",)),
+    },
+)
+OLD_LANDS_LATE_WITHOUT_THE_LEDGER = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes=BOTH_OPEN,
+    steps={
+        "out": Outage("ledger"),
+        "write": Write("A", "k", "v2", after=("out",)),
+        "back": Recovery("ledger", after=("write",)),
+        "mark": MarkUnmarked("A", after=("back",)),
+        "copy": Read("B", "k", after=("mark",)),
+        "later": Advance(after=("mark",)),
+        "read": Read("B", "k", after=("copy",)),
+    },
+    kinds=("late",),
+    targets=("old",),
 )
 
 KEY_BY_KEY = ("old.read_many", "old.write_many", "new.read_many", "new.write_many", "new.delete_many")

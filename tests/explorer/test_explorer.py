@@ -185,3 +185,16 @@ def test_scenario_names_what_is_there(step: Read) -> None:
     """A scenario that names a step or a process that is not there is refused."""
     with pytest.raises(ValueError, match="step 'read'"):
         Scenario(processes={"A": 1.0}, steps={"read": step})
+
+
+def test_schedules_are_counted() -> None:
+    """Two reads of Old in two processes, of three steps each, can be interleaved in 20 ways."""
+    scenario = Scenario(
+        old=scenarios.V1, processes={"A": 0.0, "B": 0.0}, steps={"one": Read("A", "k"), "two": Read("B", "k")}
+    )
+    found = explore(scenario, reduce=False).check()
+    assert found.schedules == 20
+    assert str(found) == f"{found.states} states, {found.steps} steps, 20 schedules: no violation"
+    reduced = explore(scenario).check()
+    assert reduced.schedules is not None
+    assert 0 < reduced.schedules < 20

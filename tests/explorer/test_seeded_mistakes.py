@@ -14,7 +14,7 @@ from zddm_flags.testing import explore
 def test_mistake_is_caught(seed: Seed) -> None:
     """The mistake breaks the promise in its scenario, in which the shipped code keeps it."""
     scenario = dataclasses.replace(seed.scenario, faults=seed.faults, kinds=seed.kinds)
-    explore(scenario).check()
+    explore(scenario, seed.shipped).check()
     violation = explore(scenario, seed.proxy, ledger_table=seed.table).violation
     assert violation is not None
     assert violation.schedule

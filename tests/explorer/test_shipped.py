@@ -8,7 +8,8 @@ from collections.abc import Iterable
 import pytest
 
 from tests.explorer import scenarios
-from tests.explorer.mistakes import CopyJoinsAPendingWrite
+from tests.explorer.conftest import Proved
+from tests.explorer.mistakes import Available, CopyJoinsAPendingWrite
 from zddm_flags.ledger import CopyGrant, LedgerTable, Opening
 from zddm_flags.testing import Delete, Fault, Read, Scenario, SetRate, Write, explore
 
@@ -28,6 +29,8 @@ from zddm_flags.testing import Delete, Fault, Read, Scenario, SetRate, Write, ex
             ("h4_crash_reap_and_copy", scenarios.CRASH_REAP_AND_COPY, 1),
             ("h4_cancelled_while_it_opens", scenarios.WIDENED_WHILE_IT_IS_WRITTEN, 2),
             ("h5_new_fails_after_old", scenarios.NEW_FAILS_AFTER_OLD, 2),
+            ("h5_outage_of_new", scenarios.OUTAGE_OF_NEW, 1),
+            ("h4_outage_of_the_ledger", scenarios.OUTAGE_OF_THE_LEDGER, 1),
             ("h6_kill_write_resume", scenarios.KILL_WRITE_RESUME, 2),
             ("h6_disabled_and_enabled", scenarios.DISABLED_AND_ENABLED, 1),
             ("h7_ramp_down_write_ramp_up", scenarios.RAMP_DOWN_WRITE_RAMP_UP, 2),
@@ -49,15 +52,30 @@ from zddm_flags.testing import Delete, Fault, Read, Scenario, SetRate, Write, ex
         ]
     ],
 )
-def test_promise_is_kept(scenario: Scenario, faults: int) -> None:
+def test_promise_is_kept(scenario: Scenario, faults: int, proved: Proved) -> None:
     """No interleaving serves what Old does not hold, or leaves a clean key that differs."""
-    explore(dataclasses.replace(scenario, faults=faults)).check()
+    proved(explore(dataclasses.replace(scenario, faults=faults)))
+
+
+@pytest.mark.parametrize(
+    ("scenario", "faults"),
+    [
+        (scenarios.WRITTEN_WITHOUT_THE_LEDGER, 0),
+        (scenarios.COPIED_WHILE_IT_IS_WRITTEN_WITHOUT_THE_LEDGER, 0),
+        (scenarios.OLD_LANDS_LATE_WITHOUT_THE_LEDGER, 1),
+        (dataclasses.replace(scenarios.WRITTEN_WITHOUT_THE_LEDGER, targets=("old", "new")), 2),
+        (dataclasses.replace(scenarios.COPIED_WHILE_IT_IS_WRITTEN_WITHOUT_THE_LEDGER, targets=("old", "new")), 1),
+    ],
+)
+def test_written_without_the_ledger(scenario: Scenario, faults: int, proved: Proved) -> None:
+    """Its own process never reads stale what it wrote without the ledger, and nobody does once it is marked."""
+    proved(explore(dataclasses.replace(scenario, faults=faults), Available))
 
 
 @pytest.mark.parametrize("kind", ["fail", "not_applied", "late", "lose_reply", "cancel"])
-def test_h5_new_fails_in_two_writes(kind: Fault) -> None:
+def test_h5_new_fails_in_two_writes(kind: Fault, proved: Proved) -> None:
     """Two failures of New in a row, each of one kind, leave nothing clean that differs."""
-    explore(dataclasses.replace(scenarios.new_fails_after_old(kind), faults=2)).check()
+    proved(explore(dataclasses.replace(scenarios.new_fails_after_old(kind), faults=2)))
 
 
 def test_h3_a_new_that_cannot_delete() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
+
 from zddm_flags.ledger import AsyncInMemoryLedger as DefaultLedger
 from zddm_flags.worlds import check_methods
 
-__all__ = ["DefaultLedger", "check_adapter"]
+__all__ = ["DefaultLedger", "check_adapter", "in_background"]
 
 
 def check_adapter(role: str, adapter: object) -> None:
@@ -16,3 +19,28 @@ def check_adapter(role: str, adapter: object) -> None:
         coroutines=True,
         otherwise="a blocking function: wrap the adapter in zddm_adapters.ThreadedAdapter(adapter), or use Proxy",
     )
+
+
+def in_background(work: Callable[[], Awaitable[bool]], pause_seconds: float) -> bool:
+    """Await `work` again and again, with pauses before each, in a task of its own, while it returns True.
+
+    Returns whether that began: it cannot where no event loop runs.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+
+    async def repeat() -> None:
+        while True:
+            await asyncio.sleep(pause_seconds)
+            if not await work():
+                return
+
+    task = loop.create_task(repeat())
+    _tasks.add(task)  # the loop itself holds tasks by weak references only
+    task.add_done_callback(_tasks.discard)
+    return True
+
+
+_tasks: set[asyncio.Task[None]] = set()

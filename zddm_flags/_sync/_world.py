@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
+
 from zddm_flags.ledger import InMemoryLedger as DefaultLedger
 from zddm_flags.worlds import check_methods
 
-__all__ = ["DefaultLedger", "check_adapter"]
+__all__ = ["DefaultLedger", "check_adapter", "in_background"]
 
 
 def check_adapter(role: str, adapter: object) -> None:
@@ -16,3 +20,22 @@ def check_adapter(role: str, adapter: object) -> None:
         coroutines=False,
         otherwise="a coroutine function: use AsyncProxy, or the blocking adapter of the store",
     )
+
+
+def in_background(work: Callable[[], bool], pause_seconds: float) -> bool:
+    """Call `work` again and again, with pauses before each, in a thread of its own, while it returns True.
+
+    Returns whether that began. The thread does not keep the process from ending.
+    """
+
+    def repeat() -> None:
+        while True:
+            time.sleep(pause_seconds)
+            if not work():
+                return
+
+    try:
+        threading.Thread(target=repeat, name="zddm-marks", daemon=True).start()
+    except RuntimeError:  # no more threads, or the interpreter is going down
+        return False
+    return True

@@ -17,11 +17,12 @@ from types import TracebackType
 from typing import Generic, Literal, Self, TypeVar
 
 from zddm_flags._fork import after_fork_in_child
-from zddm_flags._sync._world import DefaultLedger
+from zddm_flags._sync._world import DefaultLedger, in_background
 from zddm_flags._sync.changes import Change, Delete, Located, WriteMany, WriteOne
 from zddm_flags._sync.store import Store
 from zddm_flags.deadline import Deadline, DeadlinePassed
 from zddm_flags.errors import (
+    InvalidKey,
     LedgerMismatch,
     LedgerUnavailable,
     NotApplied,
@@ -35,6 +36,7 @@ from zddm_flags.ledger import CopyGrant, Grant, Ledger, MigrationLedger, Opening
 from zddm_flags.protocols import StorageAdapter
 from zddm_flags.stats import ProxyStats
 from zddm_flags.tokens import new_token
+from zddm_flags.unmarked import UnmarkedKeys
 from zddm_telemetry import Gauges, MigrationTelemetry, OperationTelemetry, Telemetry
 
 __all__ = ["Proxy"]
@@ -60,8 +62,11 @@ class Proxy(Generic[K, V]):
             `OperationTimedOut`, and tokens older than this (and a margin) are reaped. Above 0.
         max_call_seconds: how long one call to a store may take to have its effect, by the driver's time-outs.
             No write is issued later than `max_operation_seconds` less this. None: a third of it.
-        on_ledger_error: `"strict"`: a write that cannot reach the ledger raises `LedgerUnavailable` before Old
-            is touched; a read goes to Old.
+        on_ledger_error: what a write does that cannot reach the ledger; a read goes to Old. `"strict"`: it raises
+            `LedgerUnavailable` before Old is touched. `"available"`: it changes Old alone and marks the keys
+            in the ledger once that can be reached. Until then this process reads them from Old, but others may
+            serve what New held before: the promise is suspended (docs/guarantees.md says how far).
+        max_unmarked_keys: keys that may wait to be marked, after which `"available"` is as `"strict"`. From 1.
         max_batch: keys that one step of a batch takes at a time, from 1.
         telemetry: where spans and metrics go; None uses the global OpenTelemetry providers.
         clock: monotonic seconds; for tests.
@@ -86,7 +91,8 @@ class Proxy(Generic[K, V]):
         ledger: Ledger | None = None,
         max_operation_seconds: float = 30.0,
         max_call_seconds: float | None = None,
-        on_ledger_error: Literal["strict"] = "strict",
+        on_ledger_error: Literal["strict", "available"] = "strict",
+        max_unmarked_keys: int = 10_000,
         max_batch: int = 500,
         telemetry: Telemetry | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -96,10 +102,10 @@ class Proxy(Generic[K, V]):
             max_call_seconds = max_operation_seconds / 3
         if not 0 < max_call_seconds < max_operation_seconds < float("inf"):
             raise ValueError("0 < max_call_seconds < max_operation_seconds must hold, and both be finite")
-        if max_batch < 1:
-            raise ValueError("max_batch must be at least 1")
-        if on_ledger_error != "strict":
-            raise ValueError('on_ledger_error must be "strict"')
+        if max_batch < 1 or max_unmarked_keys < 1:
+            raise ValueError("max_batch and max_unmarked_keys must be at least 1")
+        if on_ledger_error not in ("strict", "available"):
+            raise ValueError('on_ledger_error must be "strict" or "available"')
         if name is None and ledger is not None:
             raise ValueError("a migration with a ledger of its own needs a name=, which its rows are kept under")
         self.name = name if name is not None else "default"
@@ -111,7 +117,12 @@ class Proxy(Generic[K, V]):
             raise Unsupported("new: its reads do not see every acknowledged write, so a read could be stale")
         ledger = ledger if ledger is not None else DefaultLedger()
         self._ledger: MigrationLedger = ledger.migration(self.name, gate.identity)
+        self._available = on_ledger_error == "available"
+        self._unmarked = UnmarkedKeys(max_unmarked_keys)
+        self._marking = False
+        self._marks_in_background = False
         self._issue_seconds = max_operation_seconds - max_call_seconds
+        self._begin_again_seconds = max_operation_seconds / 10
         self._reap_age = max_operation_seconds * 1.1 + 1.0
         self._reap_interval = max_operation_seconds / 4
         self._next_reap = 0.0
@@ -148,7 +159,7 @@ class Proxy(Generic[K, V]):
             raise self._closed_error()
         with self._telemetry.operation("read") as operation:
             key_hash, name = self._gate.locate(key)
-            why_old = self._why_not_read_new(key_hash)
+            why_old = self._why_not_read_new(key_hash, name)
             if operation.recording:
                 decision = self._gate.decision
                 operation.located(key, key_hash, decision.rollout.read, key_hash < decision.read_below)
@@ -163,7 +174,7 @@ class Proxy(Generic[K, V]):
                 return self._old.read(key)
             if not dirty:
                 # A kill may have arrived while the ledger was asked.
-                why_old = self._why_not_read_new(key_hash)
+                why_old = self._why_not_read_new(key_hash, name)
                 if why_old is not None:
                     operation.path = why_old
                     return self._old.read(key)
@@ -280,11 +291,19 @@ class Proxy(Generic[K, V]):
             opened=summary.opened,
             stale_keys=summary.stale,
             pending_tokens=summary.pending,
+            unmarked_keys=len(self._unmarked),
         )
 
     def close(self) -> None:
-        """Take no more operations. Those in progress finish. Idempotent."""
+        """Take no more operations. Those in progress finish. Idempotent.
+
+        Keys that the ledger has not heard of are marked, if it can be reached now.
+        """
         self._closed = True
+        if self._unmarked:
+            left = self.mark_unmarked()
+            if left:
+                self._telemetry.report("error", "closed_with_unmarked_keys", keys=left, advice=_UNMARKED)
 
     def __enter__(self) -> Self:
         return self
@@ -319,7 +338,7 @@ class Proxy(Generic[K, V]):
                 hits = self._new.read_many([each.key for each in clean], permit)
             except DeadlinePassed:
                 for each in clean:
-                    operation.count(self._why_not_read_new(each.hash) or "new_failed")
+                    operation.count(self._why_not_read_new(each.hash, each.name) or "new_failed")
                 from_old += clean
             except Exception as error:
                 self._new_failed("read", error)
@@ -343,7 +362,7 @@ class Proxy(Generic[K, V]):
         """Those that may be read from New now; the others are counted and added to `refused`."""
         readable: list[Located[K]] = []
         for each in located:
-            why_old = self._why_not_read_new(each.hash)
+            why_old = self._why_not_read_new(each.hash, each.name)
             if why_old is None:
                 readable.append(each)
             else:
@@ -460,8 +479,14 @@ class Proxy(Generic[K, V]):
     def _change(self, located: Sequence[Located[K]], change: Change[K, V], operation: OperationTelemetry) -> None:
         """Begin -> Old -> New, where the gate, read again, admits the key -> end."""
         deadline = self._deadline()  # the clock starts before begin is sent
-        token = self._new_token()
-        grant = self._begin(located, token, operation)
+        try:
+            grant, token = self._begin(located)
+        except LedgerUnavailable:
+            operation.count("ledger_failed", len(located))
+            if not self._available:
+                raise
+            self._change_unmarked(located, change, deadline)
+            return
         if deadline.passed:
             operation.count("ledger_failed", len(located))
             self._withdraw(located, token)
@@ -469,17 +494,7 @@ class Proxy(Generic[K, V]):
                 "the ledger took too long: max_operation_seconds less max_call_seconds passed before Old was "
                 "written; neither store was changed"
             )
-        # Any other error leaves the token: Old may have been written, or may yet be (H4).
-        refused: NotApplied | None = None
-        try:
-            change.apply(self._old, located, deadline)
-        except NotApplied as error:
-            refused = error
-        except DeadlinePassed:
-            raise OperationTimedOut(
-                "max_operation_seconds less max_call_seconds passed in the middle of a batch; some of it may "
-                "have been written to Old"
-            ) from None
+        refused = self._apply_to_old(change, located, deadline)  # an error leaves the token (H4)
         if refused is not None:
             outcomes = self._outcomes(located, (), grant)
             operation.stale_marked = bool(grant.contended) or not all(outcomes.values())
@@ -510,18 +525,104 @@ class Proxy(Generic[K, V]):
         if grant.contended:
             self._reap_if_due()
 
-    def _begin(self, located: Sequence[Located[K]], token: bytes, operation: OperationTelemetry) -> Grant:
-        """Take the token that makes the keys dirty; raises LedgerUnavailable before a store is touched."""
+    def _begin(self, located: Sequence[Located[K]]) -> tuple[Grant, bytes]:
+        """Take the token that makes the keys dirty; raises LedgerUnavailable before a store is touched.
+
+        An attempt that failed soon is made again: a deadlock, or a connection that died while nobody used it.
+        Each has a token of its own, for an earlier attempt may yet land, and is then for the reaper.
+        """
+        names = [each.name for each in located]
+        again_until = self._clock() + self._begin_again_seconds
+        attempts = 0
+        while True:
+            attempts += 1
+            token = self._new_token()
+            try:
+                return self._ledger.begin(names, token), token
+            except (LedgerMismatch, InvalidKey, Unsupported):
+                raise
+            except Exception as error:
+                self._ledger_failed("begin", error)
+                if attempts < _BEGIN_ATTEMPTS and self._clock() < again_until:
+                    continue
+                raise LedgerUnavailable(
+                    f"the ledger of migration {self.name!r} could not be reached; neither store was changed"
+                ) from error
+
+    def _apply_to_old(
+        self, change: Change[K, V], located: Sequence[Located[K]], deadline: Deadline
+    ) -> NotApplied | None:
+        """Change Old; returns the error that says that it certainly was not changed. Raises what Old raises."""
         try:
-            return self._ledger.begin([each.name for each in located], token)
-        except LedgerMismatch:
-            raise
-        except Exception as error:
-            operation.count("ledger_failed", len(located))
-            self._ledger_failed("begin", error)
-            raise LedgerUnavailable(
-                f"the ledger of migration {self.name!r} could not be reached; neither store was changed"
-            ) from error
+            change.apply(self._old, located, deadline)
+        except NotApplied as error:
+            return error
+        except DeadlinePassed:
+            raise OperationTimedOut(
+                "max_operation_seconds less max_call_seconds passed in the middle of a batch; some of it may "
+                "have been written to Old"
+            ) from None
+        return None
+
+    # -- without the ledger -----------------------------------------------------------------------------------
+
+    def _change_unmarked(self, located: Sequence[Located[K]], change: Change[K, V], deadline: Deadline) -> None:
+        """Change Old alone, and see to it that the ledger hears of it."""
+        if deadline.passed:
+            raise OperationTimedOut(
+                "max_operation_seconds less max_call_seconds passed before the ledger failed; neither store was "
+                "changed: give the ledger's driver shorter time-outs"
+            )
+        names = [each.name for each in located]
+        self._unmarked.add(names)  # before Old is changed, so that no read here trusts New from then on
+        certain = False
+        try:
+            refused = self._apply_to_old(change, located, deadline)
+            certain = True
+        finally:
+            self._unmarked.changed(names, certain=certain)
+            self._mark_in_background()
+        if refused is not None:
+            raise refused.__cause__ or refused
+
+    def mark_unmarked(self) -> int:
+        """Tell the ledger of the keys that were changed without it (`on_ledger_error="available"`).
+
+        Happens by itself, every second, until all are marked. Returns how many keys are left: those that are
+        being changed now, or all of them where the ledger still cannot be reached.
+        """
+        with self._unmarked.lock:
+            if self._marking:
+                return len(self._unmarked)
+            self._marking = True
+        try:
+            while marked := self._unmarked.to_mark(self._max_batch):
+                token = self._new_token()
+                try:
+                    self._ledger.begin(list(marked), token)
+                except Exception as error:
+                    self._ledger_failed("begin", error)
+                    break
+                # From here on the keys are dirty for everybody, and tokens that were pending end stale.
+                self._unmarked.forget(marked)
+                self._telemetry.report("warning", "keys_marked", keys=len(marked))
+                # Where a change of Old may yet land the token is left to the reaper, which comes after that.
+                self._end({name: None if known.unsure else False for name, known in marked.items()}, token)
+        finally:
+            self._marking = False
+        return len(self._unmarked)
+
+    def _mark_in_background(self) -> None:
+        if not self._marks_in_background:
+            self._marks_in_background = in_background(self._mark_again, _MARK_SECONDS)
+
+    def _mark_again(self) -> bool:
+        """Whether there is more to do."""
+        self.mark_unmarked()
+        self._marks_in_background = False  # first, so that who adds a key after the next line begins it anew
+        if self._unmarked and not self._closed:
+            self._marks_in_background = True
+        return self._marks_in_background
 
     def _outcomes(
         self, located: Iterable[Located[K]], written: Collection[Located[K]], grant: Grant
@@ -612,28 +713,38 @@ class Proxy(Generic[K, V]):
             self._ledger_failed("withdraw", error)
 
     def _reap_if_due(self) -> None:
-        """Reap, at most once in a quarter of `max_operation_seconds`, when a key was found dirty."""
+        """Reap, at most once in a quarter of `max_operation_seconds`, when a key was found dirty.
+
+        Every process does, and each call is bounded, so that what a crashed one left needs nobody's care.
+        """
         now = self._clock()
         if now < self._next_reap:
             return
         self._next_reap = now + self._reap_interval
         try:
-            reaped = self._ledger.reap(self._reap_age)
+            reaped = self._ledger.reap(self._reap_age, _REAP_LIMIT)
+            self._ledger.summary()  # for last_summary(), which metrics and stats() show
         except Exception as error:
             self._ledger_failed("reap", error)
             return
         if reaped:
             self._telemetry.report("warning", "tokens_reaped", tokens=reaped)
+        if reaped >= _REAP_LIMIT:
+            self._next_reap = now  # there is more
 
-    def _why_not_read_new(self, key_hash: int) -> Literal["disabled", "old"] | None:
-        """None where the key may be read from New now, else the path that the read takes instead."""
+    def _why_not_read_new(self, key_hash: int, name: bytes) -> Literal["disabled", "old", "ledger_failed"] | None:
+        """None where the key may be read from New now, else the path that the read takes instead.
+
+        Also asked before the ledger is: a key that is unmarked then may be marked, and forgotten here, just after
+        the ledger has called it clean.
+        """
         if not self._enabled:
             if self._forked:
                 self._report_fork()
             return "disabled"
         decision = self._gate.decision
         if key_hash < decision.read_below:
-            return None
+            return "ledger_failed" if name in self._unmarked else None
         if decision.alarm is not None:
             decision.alarm()
         return "old"
@@ -664,7 +775,8 @@ class Proxy(Generic[K, V]):
         self._telemetry.report_limited("new_failed", operation=operation, error=type(error).__name__)
 
     def _ledger_failed(self, call: str, error: BaseException) -> None:
-        self._telemetry.report_limited("ledger_failed", call=call, error=type(error).__name__)
+        advice = {"advice": str(error)} if isinstance(error, (LedgerMismatch, Unsupported)) else {}
+        self._telemetry.report_limited("ledger_failed", call=call, error=type(error).__name__, **advice)
 
     def _closed_error(self) -> ProxyClosed:
         return ProxyClosed(f"the proxy of migration {self.name!r} is closed")
@@ -675,6 +787,8 @@ class Proxy(Generic[K, V]):
 
     def _after_fork(self) -> None:
         self._telemetry.after_fork()
+        self._unmarked.after_fork()
+        self._marking = self._marks_in_background = False
         if self._ledger_is_shared:
             return
         # The child has a copy of the in-memory ledger that sees none of the parent's writes.
@@ -692,6 +806,14 @@ _FORKED = (
     "this process was forked with an in-memory ledger, which sees no other process, so New is not used here: "
     "make the proxy after the fork, and give processes that serve together one shared ledger"
 )
+
+
+_UNMARKED = (
+    "other processes may serve what New held of these keys before, until the keys are written again: verify them"
+)
+_BEGIN_ATTEMPTS = 3
+_REAP_LIMIT = 1000
+_MARK_SECONDS = 1.0
 
 
 def _name(located: Located[K]) -> bytes:

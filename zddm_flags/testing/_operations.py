@@ -19,6 +19,7 @@ from zddm_flags.rollout import Rollout, StaticSource
 from zddm_flags.testing.scenario import (
     Delete,
     MakeProxy,
+    MarkUnmarked,
     Operation,
     Read,
     ReadMany,
@@ -342,6 +343,8 @@ class Operations:
                 coroutine = proxy.write_many(dict(items))
             case Delete(key=key):
                 coroutine = proxy.delete(key)
+            case MarkUnmarked():
+                coroutine = proxy.mark_unmarked()
             case _:
                 raise TypeError(f"{step} is no operation")
         return _Live(label, coroutine)

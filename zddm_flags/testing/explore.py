@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from array import array
 from asyncio import CancelledError
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
@@ -48,9 +49,12 @@ from zddm_flags.testing.scenario import (
     Exploration,
     Fault,
     MakeProxy,
+    MarkUnmarked,
     Operation,
+    Outage,
     Read,
     ReadMany,
+    Recovery,
     Scenario,
     SetRate,
     Step,
@@ -112,6 +116,8 @@ class _State(NamedTuple):
     """The steps that have happened or ended."""
     late: tuple[tuple[Call, float], ...]
     """Calls that nobody waits for any more and that may yet be applied, each with the time when it was sent."""
+    out: frozenset[str]
+    """Those of the stores and the ledger that cannot be reached."""
     processes: tuple[Circumstances, ...]
     tasks: tuple[_Going | None, ...]
     """The operations in the scenario's order; None: not started, or over."""
@@ -220,6 +226,7 @@ class _World:
             faults_left=scenario.faults,
             over=frozenset(),
             late=(),
+            out=frozenset(),
             processes=tuple(self._code.at_first[name] for name in scenario.processes),
             tasks=(None,) * len(self._operations),
         )
@@ -285,6 +292,9 @@ class _World:
         if not task.applied and self._too_late(call, task.node.now, state.now):
             yield _Action("expire", label)
             return
+        if not task.applied and call.target in state.out:
+            yield _Action("unreachable", label)
+            return
         yield _Action("acknowledge" if task.applied else "apply", label)
         if not state.faults_left or call.target not in self._scenario.targets:
             return
@@ -346,6 +356,10 @@ class _World:
                 return state._replace(now=now, late=late), None
             case Crash(process=process):
                 return self._with_crash(state, process)
+            case Outage(target=target):
+                return state._replace(out=state.out | {target}), None
+            case Recovery(target=target):
+                return state._replace(out=state.out - {target}), None
             case _:
                 raise TypeError(f"{event} is no event")
 
@@ -384,7 +398,7 @@ class _World:
             state, outcome = self._applied(state, _call(task))
             task = self._going(state, label)._replace(applied=True, outcome=outcome)
             return self._with_task(state, label, task), None
-        if kind not in ("acknowledge", "expire"):
+        if kind not in ("acknowledge", "expire", "unreachable"):
             state = state._replace(faults_left=state.faults_left - 1)
         if kind in ("late", "cancel"):
             state = self._with_late(state, task)
@@ -533,6 +547,10 @@ def _event_in_words(event: Step) -> str:
             return f"{process} crashes"
         case Advance(seconds=seconds):
             return f"{seconds} seconds pass"
+        case Outage(target=target):
+            return f"{target} is out of reach"
+        case Recovery(target=target):
+            return f"{target} can be reached again"
         case _:
             return str(event)
 
@@ -548,6 +566,8 @@ def _wanted(step: Operation) -> Iterable[tuple[str, str | None]]:
             return [(key, value)]
         case WriteMany(items=items):
             return items
+        case MarkUnmarked():
+            return []
         case _:
             raise TypeError(f"{step} is no operation")
 
@@ -561,6 +581,7 @@ def _call(task: _Going) -> Call:
 _ERRORS: Mapping[str, type[BaseException]] = {
     "fail": StoreError,
     "expire": StoreError,
+    "unreachable": StoreError,
     "late": StoreError,
     "lose_reply": StoreError,
     "not_applied": NotApplied,
@@ -570,6 +591,7 @@ _WORDS = {
     "apply": "is applied",
     "acknowledge": "is acknowledged",
     "expire": "was not applied in time and fails",
+    "unreachable": "cannot be reached and fails",
     "fail": "fails and never takes effect",
     "not_applied": "fails with NotApplied",
     "late": "fails, and may take effect later",
@@ -581,22 +603,64 @@ _WORDS = {
 def _breadth_first(world: _World, limit: int) -> Exploration:
     """Visit the states in the order of their distance, so that the first violation found is a shortest one."""
     came_from: dict[_State, tuple[_State, _Action] | None] = {world.first: None}
+    numbers = {world.first: 0}
     queue = deque(came_from)
-    steps = 0
+    graph = _Graph()
     while queue:
         state = queue.popleft()
+        number = numbers[state]
         for action in world.actions(state):
-            steps += 1
             after, wrong = world.do(state, action)
+            graph.add(number, numbers.setdefault(after, len(numbers)))
             if wrong is not None:
-                schedule = _schedule(world, came_from, state, action)
-                return Exploration(len(came_from), steps, complete=False, violation=Violation(wrong, schedule))
+                violation = Violation(wrong, _schedule(world, came_from, state, action))
+                return Exploration(len(came_from), graph.steps, None, complete=False, violation=violation)
             if after not in came_from:
                 if len(came_from) >= limit:
-                    return Exploration(len(came_from), steps, complete=False, violation=None)
+                    return Exploration(len(came_from), graph.steps, None, complete=False, violation=None)
                 came_from[after] = state, action
                 queue.append(after)
-    return Exploration(len(came_from), steps, complete=True, violation=None)
+    return Exploration(len(came_from), graph.steps, graph.paths(), complete=True, violation=None)
+
+
+class _Graph:
+    """The steps between numbered states, the first is 0. Each uses something up: there is no circle."""
+
+    def __init__(self) -> None:
+        self._from = array("L")
+        self._to = array("L")
+
+    @property
+    def steps(self) -> int:
+        """How many there are."""
+        return len(self._from)
+
+    def add(self, before: int, after: int) -> None:
+        """Add a step."""
+        self._from.append(before)
+        self._to.append(after)
+
+    def paths(self) -> int:
+        """In how many ways one comes from the first state to one that no step leaves."""
+        states = max((0, *self._to)) + 1
+        leaving: list[list[int]] = [[] for _ in range(states)]
+        arriving = [0] * states
+        for before, after in zip(self._from, self._to, strict=True):
+            leaving[before].append(after)
+            arriving[after] += 1
+        ways = [0] * states
+        ways[0] = 1
+        ready = [0]
+        whole = 0
+        while ready:
+            state = ready.pop()
+            whole += ways[state] * (not leaving[state])
+            for after in leaving[state]:
+                ways[after] += ways[state]
+                arriving[after] -= 1
+                if not arriving[after]:
+                    ready.append(after)
+        return whole
 
 
 def _schedule(

@@ -22,9 +22,12 @@ __all__ = [
     "Exploration",
     "Fault",
     "MakeProxy",
+    "MarkUnmarked",
     "Operation",
+    "Outage",
     "Read",
     "ReadMany",
+    "Recovery",
     "Scenario",
     "SetRate",
     "Step",
@@ -85,6 +88,11 @@ class Delete(Operation):
 
 
 @dataclass(frozen=True, slots=True)
+class MarkUnmarked(Operation):
+    """`proxy.mark_unmarked()`, which a proxy with `on_ledger_error="available"` does by itself, every second."""
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """Something that happens once, at any moment after the steps named in `after` are done."""
 
@@ -130,6 +138,20 @@ class Advance(Event):
     """
 
     seconds: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outage(Event):
+    """From now on every call to `old`, `new` or `ledger` fails before it is applied."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery(Event):
+    """The outages of `old`, `new` or `ledger` that began so far are over."""
+
+    target: str
 
 
 Step: TypeAlias = Operation | Event
@@ -225,14 +247,25 @@ class Exploration:
     Attributes:
         states: distinct states visited.
         steps: steps taken from one state to another.
+        schedules: different orders of steps that these states stand for, each from the start until nothing more
+            can happen. None where it stopped before the end.
         complete: every reachable state was visited.
         violation: the shortest one, or None.
     """
 
     states: int
     steps: int
+    schedules: int | None
     complete: bool
     violation: Violation | None
+
+    def __str__(self) -> str:
+        found = f"{self.states} states, {self.steps} steps"
+        if self.schedules is not None:
+            found += (
+                f", {self.schedules:.3g} schedules" if self.schedules > 1e9 else f", {self.schedules} schedules"
+            )
+        return f"{found}: {self.violation or ('no violation' if self.complete else 'stopped at the limit')}"
 
     def check(self) -> Exploration:
         """Return this exploration if it is complete and found no violation.

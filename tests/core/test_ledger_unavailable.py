@@ -1,0 +1,245 @@
+"""What happens while the ledger cannot be reached, where writes must go on: `on_ledger_error="available"`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.core.worlds import LEDGER_CALLS, MANY, Migration, Trouble, World
+from zddm_flags.errors import LedgerUnavailable, NotApplied, OperationTimedOut
+
+KEY = "ada"
+
+
+def available(world: World, **options: Any) -> Migration:
+    """A migration in which both stores hold v1, and whose writes go on without the ledger."""
+    values = {KEY: "v1", "alan": "w1"}
+    options = {"old": values, "new": values, "on_ledger_error": "available", **options}
+    return world.migration(1.0, **options)
+
+
+async def test_write_goes_on(world: World) -> None:
+    """A write without the ledger changes Old alone, and this process reads the key from Old from then on."""
+    migration = available(world)
+    migration.ledger.outage(methods=LEDGER_CALLS)
+    await migration.write(KEY, "v2")
+    assert migration.calls() == ["ledger.begin"] * 3 + ["old.write"]
+    migration.ledger.recover()
+    assert await migration.read(KEY) == "v2"
+    assert await migration.read("alan") == "w1"
+    assert migration.calls() == ["old.read", "ledger.dirty", "new.read"]
+    assert migration.stats().operations == {
+        ("write", "ledger_failed"): 1,
+        ("read", "ledger_failed"): 1,
+        ("read", "new_hit"): 1,
+    }
+    assert migration.stats().unmarked_keys == 1
+
+
+async def test_key_is_remembered_before_old_is_written(world: World) -> None:
+    """A read that begins while Old is written without the ledger does not trust New."""
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+    seen: list[object] = []
+
+    async def read_meanwhile() -> None:
+        seen.append(await migration.read(KEY))
+
+    migration.old.after["write"] = read_meanwhile
+    await migration.write(KEY, "v2")
+    assert seen == ["v2"]
+
+
+async def test_marking(world: World) -> None:
+    """A mark makes the key stale for every process, and only then is it forgotten here."""
+    migration = available(world)
+    other = migration.in_another_process(1.0)
+    migration.ledger.outage(methods=LEDGER_CALLS)
+    await migration.write(KEY, "v2")
+    await migration.delete("alan")
+    assert await world.call(migration.proxy.mark_unmarked) == 2
+    assert migration.stats().unmarked_keys == 2
+    migration.ledger.recover()
+    migration.calls()
+    assert await world.call(migration.proxy.mark_unmarked) == 0
+    assert migration.calls() == ["ledger.begin", "ledger.end"]
+    assert migration.left == (2, 0)
+    assert await other.read(KEY) == "v2"
+    assert await other.read("alan") is None
+    assert migration.new.values == {KEY: "v2"}
+    assert migration.clean_differences() == {}
+    assert migration.stats().unmarked_keys == 0
+
+
+async def test_marking_contends_with_a_copy(world: World) -> None:
+    """A copy in flight when the key is marked ends stale: it may bring what Old held before."""
+    migration = available(world, new={})
+    other = migration.in_another_process(1.0)
+
+    async def write_without_the_ledger_and_mark() -> None:
+        migration.ledger.before["begin"] = Trouble()
+        await migration.write(KEY, "v2")
+        migration.ledger.recover()
+        assert await world.call(migration.proxy.mark_unmarked) == 0
+
+    migration.new.before["write"] = write_without_the_ledger_and_mark
+    assert await other.read(KEY) == "v1"
+    assert migration.new.values == {KEY: "v1"}
+    assert migration.left == (1, 0)
+    assert await other.read(KEY) == "v2"
+
+
+async def test_key_is_not_marked_while_it_is_changed(world: World) -> None:
+    """A key whose write is under way is marked after it, for a copy could come between."""
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+    left: list[int] = []
+
+    async def mark_too_soon() -> None:
+        migration.ledger.recover()
+        left.append(await world.call(migration.proxy.mark_unmarked))
+
+    migration.old.before["write"] = mark_too_soon
+    await migration.write(KEY, "v2")
+    assert left == [1]
+    assert migration.left == (0, 0)
+    assert await world.call(migration.proxy.mark_unmarked) == 0
+    assert migration.left == (1, 0)
+
+
+async def test_key_changed_again_while_it_is_marked(world: World) -> None:
+    """A key that is changed while its mark is on the way is marked once more."""
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+    await migration.write(KEY, "v2")
+    migration.ledger.recover()
+
+    async def change_again() -> None:
+        migration.ledger.before["begin"] = Trouble()
+        await migration.write(KEY, "v3")
+        migration.ledger.recover()
+
+    migration.ledger.after["begin"] = change_again
+    migration.calls()
+    assert await world.call(migration.proxy.mark_unmarked) == 0
+    assert migration.calls().count("ledger.end") == 2
+    assert migration.left == (1, 0)
+
+
+async def test_old_raises(world: World) -> None:
+    """After a write of Old that raised a token is left to the reaper: the write may land after the mark."""
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+    migration.old.before["write"] = Trouble()
+    with pytest.raises(Trouble):
+        await migration.write(KEY, "v2")
+    migration.ledger.recover()
+    migration.old.recover()
+    assert await world.call(migration.proxy.mark_unmarked) == 0
+    assert migration.left == (0, 1)
+    migration.old.put({KEY: "v2"})  # it lands
+    assert await migration.read(KEY) == "v2"
+    migration.clock.advance(60.0)
+    assert await migration.read(KEY) == "v2"  # reaps, and copies
+    assert migration.left == (0, 0)
+    assert migration.new.values[KEY] == "v2"
+
+
+async def test_old_refuses(world: World) -> None:
+    """A write that Old certainly refused raises its cause, and leaves no token."""
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+    cause = ValueError("too long")
+    refused = NotApplied()
+    refused.__cause__ = cause
+    migration.old.before["write"] = refused
+    with pytest.raises(ValueError) as caught:
+        await migration.write(KEY, "v2")
+    assert caught.value is cause
+    migration.ledger.recover()
+    assert await world.call(migration.proxy.mark_unmarked) == 0
+    assert migration.left == (1, 0)
+
+
+async def test_too_many_keys(world: World) -> None:
+    """Where no more keys can be remembered a write raises LedgerUnavailable and touches nothing."""
+    migration = available(world, max_unmarked_keys=2, old_methods=MANY)
+    migration.ledger.before["begin"] = Trouble()
+    await migration.write(KEY, "v2")
+    await migration.write(KEY, "v3")
+    migration.calls()
+    with pytest.raises(LedgerUnavailable, match="1 keys wait"):
+        await migration.write_many({"alan": "w2", "grace": "x2"})
+    assert migration.calls() == ["ledger.begin"] * 3
+    assert migration.old.values == {KEY: "v3", "alan": "w1"}
+    await migration.write("alan", "w2")
+    assert migration.stats().unmarked_keys == 2
+
+
+async def test_time_runs_out(world: World) -> None:
+    """A ledger that took all the time leaves none for Old: OperationTimedOut, and neither store was changed."""
+    migration = available(world)
+
+    async def time_out() -> None:
+        migration.clock.advance(30.0)
+        raise Trouble
+
+    migration.ledger.before["begin"] = time_out
+    with pytest.raises(OperationTimedOut, match="shorter time-outs"):
+        await migration.write(KEY, "v2")
+    assert migration.calls() == ["ledger.begin"]
+    assert migration.stats().unmarked_keys == 0
+
+
+async def test_batch(world: World) -> None:
+    """A batch without the ledger is one call to Old; a batch read takes its keys from Old, and others from New."""
+    migration = available(world, old_methods=MANY, new_methods=MANY, old={KEY: "v1", "alan": "w1", "grace": "x1"})
+    migration.new.put({"grace": "x1"})
+    migration.ledger.before["begin"] = Trouble()
+    await migration.write_many({KEY: "v2", "alan": "w2"})
+    migration.ledger.recover()
+    assert await migration.read_many([KEY, "alan", "grace"]) == {KEY: "v2", "alan": "w2", "grace": "x1"}
+    assert migration.calls() == ["ledger.begin"] * 3 + [
+        "old.write_many",
+        "ledger.dirty",
+        "new.read",
+        "old.read_many",
+    ]
+
+
+async def test_keys_are_marked_by_themselves(world: World) -> None:
+    """Once the ledger can be reached the keys are marked in the background, without another operation."""
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+    await migration.write(KEY, "v2")
+    migration.ledger.recover()
+    await world.until(lambda: migration.left == (1, 0))
+    await world.until(lambda: migration.stats().unmarked_keys == 0)
+    migration.ledger.before["begin"] = Trouble()  # and again after that
+    await migration.write("alan", "w2")
+    migration.ledger.recover()
+    await world.until(lambda: migration.left == (2, 0))
+
+
+async def test_close_marks(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """close() marks what is left, and says loudly where it cannot."""
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+    await migration.write(KEY, "v2")
+    await world.call(migration.proxy.close)
+    assert "closed_with_unmarked_keys" in capsys.readouterr().out
+    migration.ledger.recover()
+    await world.call(migration.proxy.close)
+    assert migration.left == (1, 0)
+
+
+async def test_fork(world: World) -> None:
+    """The child of a fork goes on reading from Old what its parent has not marked, and can mark it."""
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+    await migration.write(KEY, "v2")
+    migration.ledger.recover()
+    migration.proxy._after_fork()  # what the hook calls; tests of real forks show that it does
+    assert await migration.read(KEY) == "v2"
+    assert await world.call(migration.proxy.mark_unmarked) == 0

@@ -1,0 +1,94 @@
+"""Small scenarios that nobody thought of, drawn at random."""
+
+from __future__ import annotations
+
+from random import Random
+
+from zddm_flags import Rollout
+from zddm_flags.testing import (
+    Advance,
+    Crash,
+    Delete,
+    Disable,
+    Enable,
+    Outage,
+    Read,
+    ReadMany,
+    Recovery,
+    Scenario,
+    SetRate,
+    Step,
+    Write,
+    WriteMany,
+)
+
+__all__ = ["any_scenario"]
+
+RATES = (0.0, 0.3, 1.0, Rollout(read=0.0, write=1.0), Rollout(read=0.3, write=0.8))
+HASH_RATES = {"k": 0.5, "l": 0.2}
+NO_BATCHES = ("old.read_many", "old.write_many", "new.read_many", "new.write_many", "new.delete_many")
+LACKING: tuple[tuple[str, ...], ...] = ((), ("new.delete", "new.delete_many"), NO_BATCHES)
+TARGETS = ("old", "new", "ledger")
+SECONDS = (9.0, 15.0, 20.0, 60.0)
+
+
+def any_scenario(
+    chance: Random, *, operations: int = 2, events: int = 2, batches: bool = True, faults: int = 1
+) -> Scenario:
+    """Two keys, two processes at any rates, a New that holds what it may hold, and at most so many faults."""
+    opened = chance.choice([0.0, 0.3, 1.0])
+    old = {key: f"{key} old" for key in "kl" if chance.random() < 0.5}
+    new: dict[str, str] = {}
+    stale: list[str] = []
+    for key, rate in HASH_RATES.items():
+        state = chance.choice(["absent", "equal", "stale"]) if rate < opened else "absent"
+        if state == "equal" and key in old:
+            new[key] = old[key]
+        elif state == "stale":
+            new[key] = f"{key} stale"
+            stale.append(key)
+    steps: dict[str, Step] = {}
+    for number in range(1, operations + 1):
+        steps[f"operation {number}"] = _any_operation(chance, number, tuple(steps), batches=batches)
+    for number in range(1, chance.randint(0, events) + 1):
+        after = (chance.choice(sorted(steps)),) if chance.random() < 0.5 else ()
+        steps[f"event {number}"] = _any_event(chance, after)
+    return Scenario(
+        old=old,
+        new=new,
+        stale=stale,
+        opened=opened,
+        hash_rates=HASH_RATES,
+        processes={"A": chance.choice(RATES), "B": chance.choice(RATES)},
+        steps=steps,
+        faults=chance.randint(0, faults),
+        without=chance.choice(LACKING) if batches else (),
+    )
+
+
+def _any_operation(chance: Random, number: int, before: tuple[str, ...], *, batches: bool) -> Step:
+    process, key = chance.choice("AB"), chance.choice("kkl")
+    after = before if chance.random() < 0.35 else ()
+    kinds: list[Step] = [
+        Read(process, key, after=after),
+        Write(process, key, f"{key} {number}", after=after),
+        Delete(process, key, after=after),
+    ]
+    if batches:
+        kinds.append(ReadMany(process, ("k", "l"), after=after))
+        kinds.append(WriteMany(process, (("k", f"k {number}"), ("l", f"l {number}")), after=after))
+    return chance.choice(kinds)
+
+
+def _any_event(chance: Random, after: tuple[str, ...]) -> Step:
+    process = chance.choice("AB")
+    kinds: list[Step] = [
+        SetRate(process, chance.choice(RATES), after=after),
+        Disable(process, after=after),
+        Enable(process, after=after),
+        Crash(process, after=after),
+        Advance(chance.choice(SECONDS), after=after),
+        Outage(chance.choice(TARGETS), after=after),
+        Recovery(chance.choice(TARGETS), after=after),
+    ]
+    return chance.choice(kinds)
