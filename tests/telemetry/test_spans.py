@@ -291,7 +291,10 @@ CHANGES: dict[str, tuple[Callable[[Migration], None], Callable[[str], Any]]] = {
             "ledger_failed",
             [],
             error="zddm_flags.errors.LedgerUnavailable",
-            events=[warning("ledger_failed", call="begin", error="Trouble", suppressed=0)],
+            events=[
+                warning("ledger_failed", call="begin", error="Trouble", suppressed=0),
+                *[warning("ledger_failed", call="begin", error="Trouble")] * 2,
+            ],
         ),
     ),
     "old raises": (
