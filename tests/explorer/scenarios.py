@@ -1,4 +1,4 @@
-"""One small scenario for each hazard of docs/protocol.md that an interleaving can bring about."""
+"""One small scenario for each hazard of docs/guarantees.md that an interleaving can bring about."""
 
 from __future__ import annotations
 

@@ -13,45 +13,42 @@ from tests.explorer.mistakes import Available, CopyJoinsAPendingWrite
 from zddm_flags.ledger import CopyGrant, LedgerTable, Opening
 from zddm_flags.testing import Delete, Fault, Read, Scenario, SetRate, Write, explore
 
+PROMISES = {
+    "h1_copy_and_write": (scenarios.COPY_AND_WRITE, 2),
+    "h2_two_writers": (scenarios.TWO_WRITERS, 2),
+    "h3_copy_and_delete": (scenarios.COPY_AND_DELETE, 2),
+    "h3_stale_key_that_old_lacks": (scenarios.STALE_KEY_THAT_OLD_LACKS, 2),
+    "h3_read_while_written_and_deleted": (scenarios.READ_WHILE_IT_IS_WRITTEN_AND_DELETED, 1),
+    "h4_crash_between_the_writes": (scenarios.CRASH_BETWEEN_THE_WRITES, 2),
+    "h4_cancelled_between_the_writes": (scenarios.CANCELLED_BETWEEN_THE_WRITES, 2),
+    "h4_crash_reap_and_copy": (scenarios.CRASH_REAP_AND_COPY, 1),
+    "h4_cancelled_while_it_opens": (scenarios.WIDENED_WHILE_IT_IS_WRITTEN, 2),
+    "h5_new_fails_after_old": (scenarios.NEW_FAILS_AFTER_OLD, 2),
+    "h5_outage_of_new": (scenarios.OUTAGE_OF_NEW, 1),
+    "h4_outage_of_the_ledger": (scenarios.OUTAGE_OF_THE_LEDGER, 1),
+    "h6_kill_write_resume": (scenarios.KILL_WRITE_RESUME, 2),
+    "h6_disabled_and_enabled": (scenarios.DISABLED_AND_ENABLED, 1),
+    "h7_ramp_down_write_ramp_up": (scenarios.RAMP_DOWN_WRITE_RAMP_UP, 2),
+    "h8_processes_at_different_rates": (scenarios.PROCESSES_AT_DIFFERENT_RATES, 2),
+    "h8_copy_and_write_elsewhere": (scenarios.COPY_AND_WRITE_ELSEWHERE, 2),
+    "h8_key_above_opened": (scenarios.ABOVE_OPENED, 2),
+    "h8_read_rate_below_write_rate": (scenarios.WARMED_BEFORE_IT_IS_READ, 1),
+    "h9_reads_go_backwards": (scenarios.READS_GO_BACKWARDS, 2),
+    "h9_stale_key_and_two_readers": (scenarios.STALE_KEY_AND_TWO_READERS, 2),
+    "h14_batch_and_single_write": (scenarios.BATCH_AND_SINGLE_WRITE, 2),
+    "h14_batch_of_copies_and_write": (scenarios.BATCH_OF_COPIES_AND_WRITE, 2),
+    "h14_batch_done_key_by_key": (scenarios.BATCH_KEY_BY_KEY, 1),
+    "h14_batch_of_copies_key_by_key": (scenarios.COPIES_KEY_BY_KEY, 1),
+    "h15_slow_write_and_reaper": (scenarios.SLOW_WRITE_AND_REAPER, 1),
+    "h15_slow_write_and_writer": (scenarios.SLOW_WRITE_AND_WRITER, 1),
+    "h15_slow_copy_and_writer": (scenarios.SLOW_COPY_AND_WRITER, 1),
+    "h15_one_of_two_writers_is_reaped": (scenarios.ONE_OF_TWO_WRITERS_IS_REAPED, 0),
+    "h17_several_readers": (scenarios.SEVERAL_READERS, 1),
+}
+"""The named scenarios, by hazard, with the faults that a run may have."""
 
-@pytest.mark.parametrize(
-    ("scenario", "faults"),
-    [
-        pytest.param(scenario, faults, id=f"{hazard}_with_{faults}_faults")
-        for hazard, scenario, faults in [
-            ("h1_copy_and_write", scenarios.COPY_AND_WRITE, 2),
-            ("h2_two_writers", scenarios.TWO_WRITERS, 2),
-            ("h3_copy_and_delete", scenarios.COPY_AND_DELETE, 2),
-            ("h3_stale_key_that_old_lacks", scenarios.STALE_KEY_THAT_OLD_LACKS, 2),
-            ("h3_read_while_written_and_deleted", scenarios.READ_WHILE_IT_IS_WRITTEN_AND_DELETED, 1),
-            ("h4_crash_between_the_writes", scenarios.CRASH_BETWEEN_THE_WRITES, 2),
-            ("h4_cancelled_between_the_writes", scenarios.CANCELLED_BETWEEN_THE_WRITES, 2),
-            ("h4_crash_reap_and_copy", scenarios.CRASH_REAP_AND_COPY, 1),
-            ("h4_cancelled_while_it_opens", scenarios.WIDENED_WHILE_IT_IS_WRITTEN, 2),
-            ("h5_new_fails_after_old", scenarios.NEW_FAILS_AFTER_OLD, 2),
-            ("h5_outage_of_new", scenarios.OUTAGE_OF_NEW, 1),
-            ("h4_outage_of_the_ledger", scenarios.OUTAGE_OF_THE_LEDGER, 1),
-            ("h6_kill_write_resume", scenarios.KILL_WRITE_RESUME, 2),
-            ("h6_disabled_and_enabled", scenarios.DISABLED_AND_ENABLED, 1),
-            ("h7_ramp_down_write_ramp_up", scenarios.RAMP_DOWN_WRITE_RAMP_UP, 2),
-            ("h8_processes_at_different_rates", scenarios.PROCESSES_AT_DIFFERENT_RATES, 2),
-            ("h8_copy_and_write_elsewhere", scenarios.COPY_AND_WRITE_ELSEWHERE, 2),
-            ("h8_key_above_opened", scenarios.ABOVE_OPENED, 2),
-            ("h8_read_rate_below_write_rate", scenarios.WARMED_BEFORE_IT_IS_READ, 1),
-            ("h9_reads_go_backwards", scenarios.READS_GO_BACKWARDS, 2),
-            ("h9_stale_key_and_two_readers", scenarios.STALE_KEY_AND_TWO_READERS, 2),
-            ("h14_batch_and_single_write", scenarios.BATCH_AND_SINGLE_WRITE, 2),
-            ("h14_batch_of_copies_and_write", scenarios.BATCH_OF_COPIES_AND_WRITE, 2),
-            ("h14_batch_done_key_by_key", scenarios.BATCH_KEY_BY_KEY, 1),
-            ("h14_batch_of_copies_key_by_key", scenarios.COPIES_KEY_BY_KEY, 1),
-            ("h15_slow_write_and_reaper", scenarios.SLOW_WRITE_AND_REAPER, 1),
-            ("h15_slow_write_and_writer", scenarios.SLOW_WRITE_AND_WRITER, 1),
-            ("h15_slow_copy_and_writer", scenarios.SLOW_COPY_AND_WRITER, 1),
-            ("h15_one_of_two_writers_is_reaped", scenarios.ONE_OF_TWO_WRITERS_IS_REAPED, 0),
-            ("h17_several_readers", scenarios.SEVERAL_READERS, 1),
-        ]
-    ],
-)
+
+@pytest.mark.parametrize(("scenario", "faults"), PROMISES.values(), ids=PROMISES)
 def test_promise_is_kept(scenario: Scenario, faults: int, proved: Proved) -> None:
     """No interleaving serves what Old does not hold, or leaves a clean key that differs."""
     proved(explore(dataclasses.replace(scenario, faults=faults)))
