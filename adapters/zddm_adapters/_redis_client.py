@@ -50,5 +50,5 @@ def _reads_weakly(client: Any) -> bool:
 
 def _cluster_retries(client: Any) -> int:
     before_6: int | None = getattr(client, "cluster_error_retry_attempts", None)
-    retries: int = client.get_retry().get_retries() if before_6 is None else before_6
+    retries: int = client.retry.get_retries() if before_6 is None else before_6
     return retries

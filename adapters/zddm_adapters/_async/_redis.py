@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
 
-from zddm_adapters._async._world_redis import AsyncClient, check_client
+from zddm_adapters._async._world_redis import AsyncClient, check_client, renew_if_closed
 from zddm_adapters._codecs import BytesCodec, Codec
 from zddm_adapters._redis_client import POOL_ARGUMENTS, check_settings
 from zddm_adapters._redis_errors import certainly_not_applied
@@ -15,6 +15,8 @@ from zddm_flags.errors import NotApplied, Unsupported
 from zddm_flags.protocols import Page, StoreInfo
 
 __all__ = ["AsyncRedisAdapter"]
+
+UNCONNECTED = "there was no connection to the server, so that nothing was sent"
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -155,11 +157,11 @@ class AsyncRedisAdapter(Generic[K, V]):
 
     async def write(self, key: K, value: V) -> None:
         """Insert or replace, for good. Raises `NotApplied` from the cause where that is sure."""
-        await self._apply([(b"SET", *self._pair(key, value))])
+        await self._apply([("SET", *self._pair(key, value))])
 
     async def delete(self, key: K) -> None:
         """Remove `key`; no error where it is absent."""
-        await self._apply([(b"DEL", self._name(key))])
+        await self._apply([("DEL", self._name(key))])
 
     async def read_many(self, keys: Sequence[K]) -> dict[K, V]:
         """The values of `keys`; absent keys are left out."""
@@ -170,17 +172,17 @@ class AsyncRedisAdapter(Generic[K, V]):
         """Insert or replace each, for good; all or nothing, except in a cluster."""
         pairs = [self._pair(key, value) for key, value in items.items()]
         if self._cluster:
-            await self._apply([(b"SET", *pair) for pair in pairs])
+            await self._apply([("SET", *pair) for pair in pairs])
         elif pairs:
-            await self._apply([(b"MSET", *(part for pair in pairs for part in pair))])
+            await self._apply([("MSET", *(part for pair in pairs for part in pair))])
 
     async def delete_many(self, keys: Sequence[K]) -> None:
         """Remove each, all or nothing, except in a cluster; no error where one is absent."""
         names = [self._name(key) for key in keys]
         if self._cluster:
-            await self._apply([(b"DEL", name) for name in names])
+            await self._apply([("DEL", name) for name in names])
         elif names:
-            await self._apply([(b"DEL", *names)])
+            await self._apply([("DEL", *names)])
 
     async def scan(self, cursor: str | None = None, limit: int = 1000, until: str | None = None) -> Page[K, V]:
         """At most `limit` items after `cursor`, in no order; a page may be empty though more pages follow.
@@ -247,7 +249,7 @@ class AsyncRedisAdapter(Generic[K, V]):
                 found[place] = data
         return found
 
-    async def _apply(self, commands: Sequence[tuple[bytes, ...]]) -> None:
+    async def _apply(self, commands: Sequence[tuple[str | bytes, ...]]) -> None:
         """Run one command after another; several only in a cluster."""
         for number, command in enumerate(commands):
             try:
@@ -257,7 +259,7 @@ class AsyncRedisAdapter(Generic[K, V]):
                     raise NotApplied("the server refused the write") from error
                 raise
 
-    async def _send(self, command: tuple[bytes, ...]) -> None:
+    async def _send(self, command: tuple[str | bytes, ...]) -> None:
         """Send a command once, and see its answer."""
         if self._cluster:
             await self._client.execute_command(*command)
@@ -267,11 +269,15 @@ class AsyncRedisAdapter(Generic[K, V]):
         try:
             connection = await pool.get_connection(*POOL_ARGUMENTS)
         except Exception as error:
-            raise NotApplied("there was no connection to the server") from error
+            raise NotApplied(UNCONNECTED) from error
         try:
+            try:
+                await renew_if_closed(connection)
+            except Exception as error:
+                raise NotApplied(UNCONNECTED) from error
             if time.monotonic() - asked_at > self._max_wait_seconds:
                 # What is sent now could land when its token is reaped, over a later write (H5).
-                raise NotApplied("nothing was sent") from TimeoutError("no connection within max_wait_seconds")
+                raise NotApplied(UNCONNECTED) from TimeoutError("no connection within max_wait_seconds")
             await connection.send_command(*command, check_health=False)
             await connection.read_response()
         finally:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from redis.asyncio import Redis, RedisCluster
 
-__all__ = ["AsyncClient", "check_client"]
+__all__ = ["AsyncClient", "check_client", "renew_if_closed"]
 
 AsyncClient: TypeAlias = Redis | RedisCluster
 
@@ -20,3 +20,15 @@ def check_client(client: object) -> bool:
             "ThreadedAdapter(RedisAdapter(...))"
         )
     return isinstance(client, RedisCluster)
+
+
+async def renew_if_closed(connection: Any) -> None:
+    """Connect anew where the server has closed an idle connection.
+
+    The pool of redis-py 8 does not look, where the server may send notes of its maintenance. Without this the
+    first write on each connection after a restart of the server would end as "unknown".
+    """
+    can_read = getattr(connection, "can_read", None)
+    if can_read is not None and await can_read():
+        await connection.disconnect()
+        await connection.connect()

@@ -11,11 +11,13 @@ from zddm_adapters._codecs import BytesCodec, Codec
 from zddm_adapters._redis_client import POOL_ARGUMENTS, check_settings
 from zddm_adapters._redis_errors import certainly_not_applied
 from zddm_adapters._redis_keys import KeySpace, ScanCursor
-from zddm_adapters._sync._world_redis import Client, check_client
+from zddm_adapters._sync._world_redis import Client, check_client, renew_if_closed
 from zddm_flags.errors import NotApplied, Unsupported
 from zddm_flags.protocols import Page, StoreInfo
 
 __all__ = ["RedisAdapter"]
+
+UNCONNECTED = "there was no connection to the server, so that nothing was sent"
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -156,11 +158,11 @@ class RedisAdapter(Generic[K, V]):
 
     def write(self, key: K, value: V) -> None:
         """Insert or replace, for good. Raises `NotApplied` from the cause where that is sure."""
-        self._apply([(b"SET", *self._pair(key, value))])
+        self._apply([("SET", *self._pair(key, value))])
 
     def delete(self, key: K) -> None:
         """Remove `key`; no error where it is absent."""
-        self._apply([(b"DEL", self._name(key))])
+        self._apply([("DEL", self._name(key))])
 
     def read_many(self, keys: Sequence[K]) -> dict[K, V]:
         """The values of `keys`; absent keys are left out."""
@@ -171,17 +173,17 @@ class RedisAdapter(Generic[K, V]):
         """Insert or replace each, for good; all or nothing, except in a cluster."""
         pairs = [self._pair(key, value) for key, value in items.items()]
         if self._cluster:
-            self._apply([(b"SET", *pair) for pair in pairs])
+            self._apply([("SET", *pair) for pair in pairs])
         elif pairs:
-            self._apply([(b"MSET", *(part for pair in pairs for part in pair))])
+            self._apply([("MSET", *(part for pair in pairs for part in pair))])
 
     def delete_many(self, keys: Sequence[K]) -> None:
         """Remove each, all or nothing, except in a cluster; no error where one is absent."""
         names = [self._name(key) for key in keys]
         if self._cluster:
-            self._apply([(b"DEL", name) for name in names])
+            self._apply([("DEL", name) for name in names])
         elif names:
-            self._apply([(b"DEL", *names)])
+            self._apply([("DEL", *names)])
 
     def scan(self, cursor: str | None = None, limit: int = 1000, until: str | None = None) -> Page[K, V]:
         """At most `limit` items after `cursor`, in no order; a page may be empty though more pages follow.
@@ -248,7 +250,7 @@ class RedisAdapter(Generic[K, V]):
                 found[place] = data
         return found
 
-    def _apply(self, commands: Sequence[tuple[bytes, ...]]) -> None:
+    def _apply(self, commands: Sequence[tuple[str | bytes, ...]]) -> None:
         """Run one command after another; several only in a cluster."""
         for number, command in enumerate(commands):
             try:
@@ -258,7 +260,7 @@ class RedisAdapter(Generic[K, V]):
                     raise NotApplied("the server refused the write") from error
                 raise
 
-    def _send(self, command: tuple[bytes, ...]) -> None:
+    def _send(self, command: tuple[str | bytes, ...]) -> None:
         """Send a command once, and see its answer."""
         if self._cluster:
             self._client.execute_command(*command)
@@ -268,11 +270,15 @@ class RedisAdapter(Generic[K, V]):
         try:
             connection = pool.get_connection(*POOL_ARGUMENTS)
         except Exception as error:
-            raise NotApplied("there was no connection to the server") from error
+            raise NotApplied(UNCONNECTED) from error
         try:
+            try:
+                renew_if_closed(connection)
+            except Exception as error:
+                raise NotApplied(UNCONNECTED) from error
             if time.monotonic() - asked_at > self._max_wait_seconds:
                 # What is sent now could land when its token is reaped, over a later write (H5).
-                raise NotApplied("nothing was sent") from TimeoutError("no connection within max_wait_seconds")
+                raise NotApplied(UNCONNECTED) from TimeoutError("no connection within max_wait_seconds")
             connection.send_command(*command, check_health=False)
             connection.read_response()
         finally:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from redis import Redis, RedisCluster
 
-__all__ = ["Client", "check_client"]
+__all__ = ["Client", "check_client", "renew_if_closed"]
 
 Client: TypeAlias = Redis | RedisCluster
 
@@ -19,3 +19,8 @@ def check_client(client: object) -> bool:
             f"{type(client).__module__}.{type(client).__name__}; one of redis.asyncio goes with AsyncRedisAdapter"
         )
     return isinstance(client, RedisCluster)
+
+
+def renew_if_closed(connection: Any) -> None:
+    """Nothing: the pool looks by itself whether the server has closed an idle connection."""
+    del connection
