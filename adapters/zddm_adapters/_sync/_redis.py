@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
 
+from redis.exceptions import ClusterCrossSlotError
+
 from zddm_adapters._codecs import BytesCodec, Codec
 from zddm_adapters._redis_client import POOL_ARGUMENTS, check_settings
 from zddm_adapters._redis_errors import certainly_not_applied
@@ -239,7 +241,11 @@ class RedisAdapter(Generic[K, V]):
             return [self._client.get(name) for name in names]
         if not names:
             return []
-        found: list[bytes | None] = self._client.mget(names)
+        found: list[bytes | None]
+        try:
+            found = self._client.mget(names)
+        except ClusterCrossSlotError:  # from a client of one of a cluster's servers, which is how they are scanned
+            found = [None] * len(names)
         absent = [place for place, data in enumerate(found) if data is None]
         if absent:
             # MGET answers nil for a list or a hash as well, and what is there must not read as absent.
