@@ -657,7 +657,9 @@ class ClusterServer(ValkeyServer):
     """A cluster of one node, which refuses commands across slots as a larger one does."""
 
     def _command(self) -> Sequence[str]:
-        return [*super()._command(), "--cluster-enabled", "yes"]
+        with socket.create_server((self.host, 0)) as bus:  # the default, 10000 above the port, may be no port
+            bus_port = bus.getsockname()[1]
+        return [*super()._command(), "--cluster-enabled", "yes", "--cluster-port", str(bus_port)]
 
     def launch(self) -> None:
         super().launch()
