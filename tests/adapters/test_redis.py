@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
@@ -347,6 +347,9 @@ class TestKeys:
 
     @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
     @given(prefix=TEXT, others=st.sets(TEXT, max_size=5))
+    @example(prefix="*", others=set())
+    @example(prefix="[u]?", others={"ux", "uy"})
+    @example(prefix="\\", others={"\\*"})
     def test_a_prefix_is_no_pattern(self, valkey_server, prefix, others):
         """A scan gives just the keys that begin with the prefix, whatever characters it has."""
         with redis.Redis(host=valkey_server.host, port=valkey_server.port, db=DATABASE) as client:
