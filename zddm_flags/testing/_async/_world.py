@@ -7,13 +7,24 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequ
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeAlias, TypeVar
 
-__all__ = ["COROUTINES", "GENERATOR", "OTHERWISE", "Body", "opened", "pass_time", "run", "together"]
+__all__ = [
+    "COROUTINES",
+    "GENERATOR",
+    "OTHERWISE",
+    "OTHERWISE_LEDGER",
+    "Body",
+    "opened",
+    "pass_time",
+    "run",
+    "together",
+]
 
 T = TypeVar("T")
 
 Body: TypeAlias = Coroutine[Any, Any, None]
 COROUTINES = True
 OTHERWISE = "no coroutine function: a blocking adapter is checked with StorageAdapterContract"
+OTHERWISE_LEDGER = "no coroutine function: a blocking ledger is checked with LedgerContract"
 GENERATOR = "an `async def` with a `yield`, so that it runs in the event loop of the test"
 
 

@@ -23,7 +23,15 @@ from zddm_flags.ledger import (
     LedgerTable,
     Opening,
 )
-from zddm_flags.testing._async._world import COROUTINES, GENERATOR, Body, opened, pass_time, together
+from zddm_flags.testing._async._world import (
+    COROUTINES,
+    GENERATOR,
+    OTHERWISE_LEDGER,
+    Body,
+    opened,
+    pass_time,
+    together,
+)
 from zddm_flags.testing._async._world_cancellation import LedgerCancellation
 from zddm_flags.testing._async.rules import error_of, rule, until_applied, until_it_answers
 from zddm_flags.testing._samples import IDENTITY, NAME, NAMES, require
@@ -89,9 +97,7 @@ class AsyncLedgerContract(LedgerCancellation):
             for call in (*CALLS, *needs):
                 require(
                     is_coroutine_function(getattr(rows, call)) is COROUTINES,
-                    f"{call}() of {type(rows).__name__} belongs to the other world: a blocking ledger is "
-                    "checked with "
-                    "LedgerContract, one of coroutine functions with AsyncLedgerContract",
+                    f"{call}() of {type(rows).__name__} is {OTHERWISE_LEDGER}",
                 )
             await body(self, ledger)
 
@@ -363,6 +369,13 @@ class AsyncLedgerContract(LedgerCancellation):
             reaped = await rows.reap(tick * 0.8)
             if time.monotonic() - asked < tick * 0.7:
                 require(reaped in (1, 2), f"reap() returned {reaped} after removing one token of two keys")
+                copy = new_token()
+                require(
+                    set((await rows.begin_copy([K, L], copy)).granted) == {L},
+                    "after the older of two tokens was reaped, a copy must be denied the key that the younger one "
+                    "has, and granted the other",
+                )
+                await rows.withdraw([L], copy)
                 await rows.end({K: True}, young)
                 await _require_dirty(
                     rows,
@@ -540,22 +553,16 @@ class AsyncLedgerContract(LedgerCancellation):
     async def test_one_copier_at_a_time(self, ledger: Any) -> None:
         """Between a copy's grant and its end nobody else is granted the key, in any process."""
         async with self._processes(ledger) as processes:
-            holders: list[int] = []
-
-            async def copy(worker: int) -> None:
-                rows = processes[worker % len(processes)]
-                for _ in range(ROUNDS):
-                    token = new_token()
-                    grant = await until_applied(partial(_with_fresh_token, rows.begin_copy, [K]))
-                    token = grant[1]
-                    if grant[0].granted:
-                        holders.append(worker)
-                        require(len(holders) == 1, "begin_copy() granted one key to two copies at once")
-                        await rows.dirty([L])
-                        holders.remove(worker)
-                        await rows.end({K: True}, token)
-
-            await together([partial(copy, worker) for worker in range(WORKERS)])
+            for _ in range(ROUNDS):
+                begins = [processes[worker % len(processes)].begin_copy for worker in range(WORKERS)]
+                grants = await together([_begin_call(begin, [K]) for begin in begins])
+                granted = sum(bool(grant.granted) for grant, _ in grants)
+                require(
+                    granted == 1,
+                    f"of {WORKERS} copies of a clean key, begun together, one must be granted, and {granted} were",
+                )
+                for _, token in grants:
+                    await processes[0].end({K: True}, token)
             await _require_dirty(processes[0], [], "after all copies ended well")
 
     @rule()
@@ -565,34 +572,21 @@ class AsyncLedgerContract(LedgerCancellation):
         orders = [names, names[::-1], names[10:] + names[:10], names[::2] + names[1::2]]
         async with self._processes(ledger) as processes:
             for number in range(ROUNDS):
-                calls = [
-                    partial(
-                        until_applied,
-                        partial(
-                            _with_fresh_token,
-                            (
-                                processes[worker % len(processes)].begin
-                                if number % 2 == 0
-                                else processes[worker % len(processes)].begin_copy
-                            ),
-                            orders[worker],
-                        ),
-                    )
-                    for worker in range(WORKERS)
-                ]
-                grants = await together(calls)
+                used = [processes[worker % len(processes)] for worker in range(WORKERS)]
+                begins = [rows.begin if number % 2 == 0 else rows.begin_copy for rows in used]
+                grants = await together([_begin_call(*each) for each in zip(begins, orders, strict=True)])
+                first: tuple[int, ...]
                 if number % 2 == 0:
                     free = [set(names) - set(grant.contended) for grant, _ in grants]
-                    told = "found no other token on"
+                    told, first = "found no other token on", (0, 1)  # the first may have seen those behind it
                 else:
                     free = [set(grant.granted) for grant, _ in grants]
-                    told = "were granted"
+                    told, first = "were granted", (1,)
+                sizes = [len(each) for each in free]
                 require(
-                    sorted(len(each) for each in free) == [0] * (WORKERS - 1) + [len(names)],
+                    sizes.count(len(names)) in first and sizes.count(0) == WORKERS - sizes.count(len(names)),
                     f"of {WORKERS} batches over the same {len(names)} keys, begun together, one comes first; they "
-                    f"{told} {[len(each) for each in free]} keys. begin() and begin_copy() must be atomic over "
-                    "all "
-                    "of their keys.",
+                    f"{told} {sizes} keys. begin() and begin_copy() must be atomic over all of their keys.",
                 )
                 for _, token in grants:
                     await processes[0].end(dict.fromkeys(names, True), token)
@@ -610,7 +604,7 @@ class AsyncLedgerContract(LedgerCancellation):
                 rows = processes[worker % len(processes)]
                 name = b"i%d" % worker
                 for _ in range(ROUNDS):
-                    grant, token = await until_applied(partial(_with_fresh_token, rows.begin, [name]))
+                    grant, token = await _begin_call(rows.begin, [name])()
                     require(not grant.contended, "begin() told of contention on a key that nobody else has begun")
                     await rows.end({name: True}, token)
 
@@ -623,17 +617,18 @@ class AsyncLedgerContract(LedgerCancellation):
     async def test_opened_is_the_largest_of_all(self, ledger: Any) -> None:
         """Of rates that are opened at the same time the largest stays."""
         async with self._processes(ledger) as processes:
-            rates = [number / 16 for number in range(1, 17)]
-            random.Random(1).shuffle(rates)
-
-            async def open_all(worker: int) -> None:
-                for rate in rates[worker::WORKERS]:
-                    opening = await processes[worker % len(processes)].open_to(rate)
-                    require(opening.opened >= rate, f"open_to({rate}) returned {opening.opened}, which is less")
-
-            await together([partial(open_all, worker) for worker in range(WORKERS)])
-            found = (await processes[0].summary()).opened
-            require(found == 1.0, f"opened is {found} after 1.0 was opened beside lower rates: it must never fall")
+            count = WORKERS * ROUNDS
+            rates = [number / count for number in range(1, count + 1)]
+            for start in range(0, count, WORKERS):
+                group = rates[start : start + WORKERS]
+                random.Random(start).shuffle(group)
+                used = [processes[worker % len(processes)] for worker in range(WORKERS)]
+                await together([partial(rows.open_to, rate) for rows, rate in zip(used, group, strict=True)])
+                found = (await processes[0].summary()).opened
+                require(
+                    found == max(group),
+                    f"opened is {found} after {group} were opened together: it must be the largest, and never fall",
+                )
 
     # -- shared --------------------------------------------------------------------------------------------------
 
@@ -844,11 +839,14 @@ async def _begin_and_end(rows: Any, key: bytes, *, ok: bool = True) -> None:
     await rows.end({key: ok}, token)
 
 
-async def _with_fresh_token(
-    begin: Callable[[Sequence[bytes], bytes], Any], keys: Sequence[bytes]
-) -> tuple[Any, bytes]:
-    token = new_token()
-    return await begin(keys, token), token
+def _begin_call(begin: Callable[[Sequence[bytes], bytes], Any], keys: Sequence[bytes]) -> Callable[[], Any]:
+    """A call that begins with a fresh token, at each attempt, and gives the grant and the token."""
+
+    async def attempt() -> tuple[Any, bytes]:
+        token = new_token()
+        return await begin(keys, token), token
+
+    return partial(until_applied, attempt)
 
 
 async def _require_dirty(

@@ -9,13 +9,24 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias, TypeVar
 
-__all__ = ["COROUTINES", "GENERATOR", "OTHERWISE", "Body", "opened", "pass_time", "run", "together"]
+__all__ = [
+    "COROUTINES",
+    "GENERATOR",
+    "OTHERWISE",
+    "OTHERWISE_LEDGER",
+    "Body",
+    "opened",
+    "pass_time",
+    "run",
+    "together",
+]
 
 T = TypeVar("T")
 
 Body: TypeAlias = None
 COROUTINES = False
 OTHERWISE = "a coroutine function: an asyncio adapter is checked with AsyncStorageAdapterContract"
+OTHERWISE_LEDGER = "a coroutine function: an asyncio ledger is checked with AsyncLedgerContract"
 GENERATOR = "a `def` with a `yield`"
 START_SECONDS = 30
 
