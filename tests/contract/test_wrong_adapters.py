@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -504,3 +506,17 @@ def test_a_wrong_subclass_is_told_what_to_do(contract, sentence):
     with pytest.raises((TypeError, NotImplementedError)) as caught:
         contract().test_a_write_is_read()
     assert sentence in str(caught.value)
+
+
+def test_without_pytest_the_error_names_it():
+    """Where pytest is missing, importing the contracts says what to install."""
+    program = """
+import sys
+sys.modules["pytest"] = None
+try:
+    import zddm_flags.testing.contract
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "pip install pytest" in done.stdout

@@ -620,7 +620,7 @@ class LedgerContract(LedgerCancellation):
                 found = (processes[0].summary()).opened
                 require(
                     found == max(group),
-                    f"opened is {found} after {group} were opened together: it must be the largest, and never fall",
+                    f"opened is {found} after {group} were opened at once: it must be the largest, and never fall",
                 )
 
     # -- shared --------------------------------------------------------------------------------------------------
