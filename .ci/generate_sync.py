@@ -15,7 +15,7 @@ from pathlib import Path
 import unasync
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = [ROOT / "zddm_flags", ROOT / "adapters" / "zddm_adapters"]
+PACKAGES = [ROOT / "zddm_flags", ROOT / "zddm_flags" / "testing", ROOT / "adapters" / "zddm_adapters"]
 BANNER = "# Generated from {source} by `make generate`. Do not edit.\n"
 WORDS = {"_async": "_sync", "aclose": "close", "anext": "next", "aiter": "iter"}
 

@@ -1,7 +1,7 @@
 # pyright: reportUnnecessaryTypeIgnoreComment=true
 """What type checkers see of the public surface. Read by pyright in `make check`; run by nobody."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, assert_type
 
@@ -9,7 +9,8 @@ from sqlalchemy import Engine, Table
 
 from zddm_adapters import AsyncInMemoryAdapter, InMemoryAdapter, MappedAdapter, ThreadedAdapter
 from zddm_adapters.sqlalchemy import SqlAlchemyAdapter
-from zddm_flags import AsyncProxy, Proxy, ProxyStats, Rollout, StaticSource, TrafficGate
+from zddm_flags import AsyncProxy, InMemoryLedger, Proxy, ProxyStats, Rollout, StaticSource, TrafficGate
+from zddm_flags.testing.contract import AsyncStorageAdapterContract, LedgerContract, StorageAdapterContract
 
 
 @dataclass(frozen=True)
@@ -66,3 +67,36 @@ async def awaited() -> None:
 
 names = InMemoryAdapter[str, str]()
 mapped: MappedAdapter[str, User] = MappedAdapter(names, load=User, dump=lambda user: user.name)
+
+
+class ContractOfByHand(StorageAdapterContract):
+    """A subclass of a contract says of its generator what it yields."""
+
+    def adapter(self) -> Iterator[ByHand]:
+        """Yield one."""
+        yield ByHand()
+
+    def make_key(self, number: int) -> int:
+        """Make one."""
+        return number
+
+
+class ContractOfThreads(AsyncStorageAdapterContract):
+    """The asyncio twin."""
+
+    keys = ("a", "b")
+
+    async def adapter(self) -> AsyncIterator[ThreadedAdapter[str, User]]:
+        """Yield one."""
+        yield ThreadedAdapter(ByHand())
+
+
+class ContractOfALedger(LedgerContract):
+    """A ledger's."""
+
+    def ledger(self) -> Iterator[InMemoryLedger]:
+        """Yield one."""
+        yield InMemoryLedger()
+
+
+ContractOfByHand().test_a_write_is_read()

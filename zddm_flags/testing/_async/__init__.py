@@ -1,0 +1,1 @@
+"""The contracts of one of the two worlds, asyncio and blocking; the blocking ones are generated."""
