@@ -2,6 +2,7 @@
 
 from zddm_flags._async.proxy import AsyncProxy
 from zddm_flags._sync.proxy import Proxy
+from zddm_flags.errors import NotApplied
 from zddm_flags.gate import TrafficGate
 from zddm_flags.hashing import DeterministicHasher, FNV1a64Hasher, XXH3Hasher, XXH64Hasher
 from zddm_flags.launchdarkly import LaunchDarklySource
@@ -19,6 +20,7 @@ __all__ = [
     "FNV1a64Hasher",
     "InMemoryLedger",
     "LaunchDarklySource",
+    "NotApplied",
     "Page",
     "Proxy",
     "ProxyStats",

@@ -52,7 +52,7 @@ class Grant(NamedTuple):
     """The answer to `begin`."""
 
     contended: frozenset[bytes]
-    """Keys on which other tokens were pending: they end stale."""
+    """Keys on which other tokens were pending, or had become so by the time of the answer: they end stale."""
     opened: float
     """The largest rate at which New was ever used, as `begin` found it."""
     epoch: int

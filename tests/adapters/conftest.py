@@ -16,7 +16,7 @@ from zddm_adapters.sqlalchemy import AsyncSqlAlchemyAdapter, SqlAlchemyAdapter
 
 BACKENDS = ("sqlite", "postgresql", "mariadb")
 WORLDS = ("blocking", "asyncio")
-BINARY_COLLATION: dict[str, Any] = {"mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+BINARY_COLLATION: dict[str, Any] = {"mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_nopad_bin"}
 IMPATIENT: dict[str, dict[str, Any]] = {
     "postgresql": {"connect_args": {"options": "-c lock_timeout=10000"}},
     "mariadb": {"connect_args": {"init_command": "SET lock_wait_timeout=10"}},

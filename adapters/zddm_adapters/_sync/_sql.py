@@ -36,9 +36,10 @@ class SqlAlchemyAdapter(Generic[K, V]):
 
     - Compose the engine with `hide_parameters=True`, or SQLAlchemy's error texts show keys and values, and
       with time-outs: `pool_timeout` and the driver's together within the proxy's `max_call_seconds`.
-    - A key must be equal in the database just where it is equal in Python. In MySQL give string keys a binary
-      collation (utf8mb4_bin): under others "a" and "A" are one row, and a write of one replaces the other. A
-      read that meets a row whose key is not the one that was asked raises ValueError.
+    - A key must be equal in the database just where it is equal in Python. Give string keys a binary collation
+      that does not pad: utf8mb4_0900_bin in MySQL, utf8mb4_nopad_bin in MariaDB. Under others "a" and "A" are one
+      row, under utf8mb4_bin "a" and "a ", and a write of one replaces the other's value unseen. A read that meets
+      a row whose key is not the one that was asked raises ValueError.
     - In MySQL use InnoDB. A table with another unique constraint on written columns is refused there, for its
       upsert would update the row of another key; only constraints that `table` declares can be seen.
     - In SQLite use `connect_args={"timeout": 30}` and `PRAGMA journal_mode=WAL`, or concurrent writes raise
