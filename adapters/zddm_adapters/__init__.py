@@ -1,6 +1,7 @@
 """Everything that talks to a store.
 
-The adapters here need no driver. Those that do have a module each: `zddm_adapters.sqlalchemy` and `zddm_adapters.redis`.
+The adapters here need no driver. Those that do have a module each: `zddm_adapters.sqlalchemy` and
+`zddm_adapters.redis`.
 """
 
 from zddm_adapters._async._function import AsyncFunctionAdapter
