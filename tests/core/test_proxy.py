@@ -719,6 +719,16 @@ async def test_begin_fails(world: World, operation: str, moment: str) -> None:
     assert migration.left == ((0, 0) if moment == "before" else (0, 3))
 
 
+async def test_ledger_summary(world: World) -> None:
+    """The summary is the ledger's of this moment, and its error reaches the caller."""
+    migration = await stale(world)
+    summary = await world.call(migration.proxy.ledger_summary)
+    assert (summary.stale, summary.pending, summary.opened) == (1, 0, 1.0)
+    migration.ledger.before["summary"] = Trouble()
+    with pytest.raises(Trouble):
+        await world.call(migration.proxy.ledger_summary)
+
+
 async def test_begin_fails_once(world: World) -> None:
     """A begin that failed at once is made again with a token of its own; its first one is left to the reaper."""
     migration = world.migration(old={KEY: "v0"}, new={KEY: "v0"})

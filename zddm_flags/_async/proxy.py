@@ -31,7 +31,7 @@ from zddm_flags.errors import (
 )
 from zddm_flags.gate import TrafficGate
 from zddm_flags.hashing import passes
-from zddm_flags.ledger import AsyncLedger, AsyncMigrationLedger, CopyGrant, Grant, Opening
+from zddm_flags.ledger import AsyncLedger, AsyncMigrationLedger, CopyGrant, Grant, LedgerSummary, Opening
 from zddm_flags.protocols import AsyncStorageAdapter
 from zddm_flags.stats import ProxyStats
 from zddm_flags.tokens import new_token
@@ -292,6 +292,13 @@ class AsyncProxy(Generic[K, V]):
             pending_tokens=summary.pending,
             unmarked_keys=len(self._unmarked),
         )
+
+    async def ledger_summary(self) -> LedgerSummary:
+        """What the ledger holds of this migration now: one call to it. Raises what the ledger raises.
+
+        `stats()` shows the same as this process last saw it.
+        """
+        return await self._ledger.summary()
 
     async def close(self) -> None:
         """Take no more operations. Those in progress finish. Idempotent.

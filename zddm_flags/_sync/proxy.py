@@ -32,7 +32,7 @@ from zddm_flags.errors import (
 )
 from zddm_flags.gate import TrafficGate
 from zddm_flags.hashing import passes
-from zddm_flags.ledger import CopyGrant, Grant, Ledger, MigrationLedger, Opening
+from zddm_flags.ledger import CopyGrant, Grant, Ledger, LedgerSummary, MigrationLedger, Opening
 from zddm_flags.protocols import StorageAdapter
 from zddm_flags.stats import ProxyStats
 from zddm_flags.tokens import new_token
@@ -293,6 +293,13 @@ class Proxy(Generic[K, V]):
             pending_tokens=summary.pending,
             unmarked_keys=len(self._unmarked),
         )
+
+    def ledger_summary(self) -> LedgerSummary:
+        """What the ledger holds of this migration now: one call to it. Raises what the ledger raises.
+
+        `stats()` shows the same as this process last saw it.
+        """
+        return self._ledger.summary()
 
     def close(self) -> None:
         """Take no more operations. Those in progress finish. Idempotent.
