@@ -1,0 +1,36 @@
+"""What differs between the worlds of the ledger on Redis: asyncio. Its twin in `_sync` is by hand too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.retry import Retry
+
+__all__ = ["Redis", "RedisCluster", "Retry", "check_client", "drop", "node_of", "one_connection"]
+
+
+def check_client(client: object) -> None:
+    """Raise a TypeError that says what to use, where `client` is not an asyncio one."""
+    if not isinstance(client, (Redis, RedisCluster)):
+        raise TypeError(
+            f"AsyncRedisLedger needs a client of redis.asyncio (redis.asyncio.Redis or RedisCluster), not "
+            f"{type(client).__module__}.{type(client).__name__}; a blocking client goes with RedisLedger and Proxy"
+        )
+
+
+async def one_connection(client: Any) -> Any:
+    """A client that keeps to one connection of the same pool, connected; the caller closes it."""
+    return await client.client().initialize()
+
+
+async def node_of(client: Any, key: str) -> Any:
+    """The primary that holds the slot of `key`."""
+    await client.initialize()
+    return client.get_node_from_key(key)
+
+
+async def drop(connection: Any) -> None:
+    """Close a connection whose replies can no longer be told apart; its next user connects anew."""
+    await connection.disconnect(nowait=True)
