@@ -216,18 +216,18 @@ async def test_a_young_token_is_not_reaped(world: World) -> None:
 
 
 async def test_large_batches(world: World) -> None:
-    """Five thousand keys, more than Lua's stack takes, go through every call at once."""
+    """Nine thousand keys, more than Lua's stack takes, go through every call at once."""
     ledger = world.rows()
-    keys = [b"key-%d" % number for number in range(5000)]
+    keys = [b"key-%d" % number for number in range(9000)]
     assert await settle(ledger.begin(keys, b"first")) == Grant(frozenset(), 0.0, 0)
     assert (await settle(ledger.begin(keys, b"second"))).contended == frozenset(keys)
-    assert len(await settle(ledger.dirty(keys))) == 5000
+    assert len(await settle(ledger.dirty(keys))) == 9000
     await settle(ledger.end(dict.fromkeys(keys, True), b"first"))
     await settle(ledger.withdraw(keys, b"second"))
-    assert (await settle(ledger.summary()))[:2] == (5000, 0)
+    assert (await settle(ledger.summary()))[:2] == (9000, 0)
     grant = await settle(ledger.begin_copy(keys, b"third"))
     assert grant == CopyGrant(frozenset(keys), frozenset(keys), 0.0, 0)
-    assert await settle(ledger.reap(0.0, limit=10_000)) == 5000
+    assert await settle(ledger.reap(0.0, limit=10_000)) == 9000
     await settle(ledger.begin(keys, b"fourth"))
     await settle(ledger.end(dict.fromkeys(keys, True), b"fourth"))
     assert (await settle(ledger.summary()))[:2] == (0, 0)

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, ResponseError
 
 from zddm_adapters._async._world_redis_ledger import (
     Redis,
     RedisCluster,
-    Retry,
     check_client,
     drop,
     node_of,
-    one_connection,
+    take_connection,
 )
 from zddm_adapters._redis_scripts import REAP_AT_ONCE, Call, Rows, check_server, is_durable, is_refusal
 from zddm_flags.errors import NotApplied, Unsupported
@@ -156,33 +154,31 @@ class _Client:
             return await _run(self._client, call, await self._prepared(key))
         try:
             where = await self._prepared(key)
-            single = None if self._clustered else await one_connection(self._client)
+            connection = None if self._clustered else await take_connection(self._client.connection_pool)
         except Unsupported:
             raise
         except Exception as error:
             raise NotApplied("nothing was sent to the ledger's server") from error
         try:
-            if single is None:
+            if connection is None:
                 return await _run(self._client, call, where)
-            return await self._on_connection(single, call)
+            return await self._run_on(connection, call)
         except Exception as error:
             if is_refusal(error):
                 raise NotApplied("the ledger's server did not begin it") from error
             raise
 
-    async def _on_connection(self, single: Any, call: Call) -> Sequence[Any]:
-        connection = single.connection
-        retry, connection.retry = connection.retry, Retry(NoBackoff(), 0)
+    async def _run_on(self, connection: Any, call: Call) -> Sequence[Any]:
+        """Run a script on a connection of the pool, and give it back."""
         try:
-            return await _run(single, call, {})
+            return await _run(_Once(connection), call, {})
         except ResponseError:
             raise
         except BaseException:
             await drop(connection)  # a reply that is still to come must not meet the next command
             raise
         finally:
-            connection.retry = retry
-            await single.aclose()  # gives the connection back to its pool
+            await self._client.connection_pool.release(connection)
 
     async def _prepared(self, key: str) -> dict[str, Any]:
         """Look at the server before the ledger is first used. Returns where to send the scripts.
@@ -210,6 +206,17 @@ class _Client:
             if is_refusal(error):
                 raise
             return []
+
+
+class _Once:
+    """Executes commands on one connection. It is redis-py's clients that send again, not its connections."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def execute_command(self, *arguments: object) -> Any:
+        await self._connection.send_command(*arguments)
+        return await self._connection.read_response()
 
 
 async def _run(client: Any, call: Call, where: Mapping[str, Any]) -> Sequence[Any]:

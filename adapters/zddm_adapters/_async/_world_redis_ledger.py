@@ -6,9 +6,10 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
-from redis.asyncio.retry import Retry
 
-__all__ = ["Redis", "RedisCluster", "Retry", "check_client", "drop", "node_of", "one_connection"]
+from zddm_adapters._redis_scripts import GET_CONNECTION
+
+__all__ = ["Redis", "RedisCluster", "check_client", "drop", "node_of", "take_connection"]
 
 
 def check_client(client: object) -> None:
@@ -20,9 +21,9 @@ def check_client(client: object) -> None:
         )
 
 
-async def one_connection(client: Any) -> Any:
-    """A client that keeps to one connection of the same pool, connected; the caller closes it."""
-    return await client.client().initialize()
+async def take_connection(pool: Any) -> Any:
+    """A connection of the pool, connected; the caller releases it."""
+    return await pool.get_connection(*GET_CONNECTION)
 
 
 async def node_of(client: Any, key: str) -> Any:

@@ -6,18 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, ResponseError
 
 from zddm_adapters._redis_scripts import REAP_AT_ONCE, Call, Rows, check_server, is_durable, is_refusal
 from zddm_adapters._sync._world_redis_ledger import (
     Redis,
     RedisCluster,
-    Retry,
     check_client,
     drop,
     node_of,
-    one_connection,
+    take_connection,
 )
 from zddm_flags.errors import NotApplied, Unsupported
 from zddm_flags.ledger import CopyGrant, Grant, LedgerSummary, MigrationLedger, Opening
@@ -157,33 +155,31 @@ class _Client:
             return _run(self._client, call, self._prepared(key))
         try:
             where = self._prepared(key)
-            single = None if self._clustered else one_connection(self._client)
+            connection = None if self._clustered else take_connection(self._client.connection_pool)
         except Unsupported:
             raise
         except Exception as error:
             raise NotApplied("nothing was sent to the ledger's server") from error
         try:
-            if single is None:
+            if connection is None:
                 return _run(self._client, call, where)
-            return self._on_connection(single, call)
+            return self._run_on(connection, call)
         except Exception as error:
             if is_refusal(error):
                 raise NotApplied("the ledger's server did not begin it") from error
             raise
 
-    def _on_connection(self, single: Any, call: Call) -> Sequence[Any]:
-        connection = single.connection
-        retry, connection.retry = connection.retry, Retry(NoBackoff(), 0)
+    def _run_on(self, connection: Any, call: Call) -> Sequence[Any]:
+        """Run a script on a connection of the pool, and give it back."""
         try:
-            return _run(single, call, {})
+            return _run(_Once(connection), call, {})
         except ResponseError:
             raise
         except BaseException:
             drop(connection)  # a reply that is still to come must not meet the next command
             raise
         finally:
-            connection.retry = retry
-            single.close()  # gives the connection back to its pool
+            self._client.connection_pool.release(connection)
 
     def _prepared(self, key: str) -> dict[str, Any]:
         """Look at the server before the ledger is first used. Returns where to send the scripts.
@@ -211,6 +207,17 @@ class _Client:
             if is_refusal(error):
                 raise
             return []
+
+
+class _Once:
+    """Executes commands on one connection. It is redis-py's clients that send again, not its connections."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def execute_command(self, *arguments: object) -> Any:
+        self._connection.send_command(*arguments)
+        return self._connection.read_response()
 
 
 def _run(client: Any, call: Call, where: Mapping[str, Any]) -> Sequence[Any]:
