@@ -33,9 +33,10 @@ class AsyncRedisLedger:
       and volatile-* do, as the ledger's keys have no time to live. Where the user may not call INFO nothing is
       checked.
     - It must keep an append-only file (`appendonly yes`), or a restart loses the ledger; without one a warning,
-      `ledger_not_durable`, is logged. With `appendfsync everysec` a host that loses its power loses a second of
-      marks, with `always` none. A failover to a replica that lags loses marks as well: use one only if `WAIT` or
-      the like has made sure that it cannot.
+      `ledger_not_durable`, is logged. With `appendfsync everysec` a host that loses its power loses up to a second
+      of marks, with `always` none. A failover to a replica that lags loses the latest marks. Neither can be seen
+      afterwards, as what is left is whole: let no failover happen by itself, and after either go on as after a
+      loss of the ledger.
     - Ages are measured by the server's clock, which is wall clock: slew it, do not step it. A step forward makes
       operations in progress look old, and they are reaped while they may still write.
 
@@ -46,8 +47,9 @@ class AsyncRedisLedger:
     one slot of a cluster. They hold the migration's keys in their encoding, and no value.
 
     `begin` and `begin_copy` are sent once, whatever `retry=` the client has; the other calls follow it (on a
-    cluster they too are sent once). Mind that the time-outs of the client, `socket_timeout` above all, bound how
-    long a write waits for its ledger; redis-py has none by default. Thread-safe, as the client is.
+    cluster they too are sent once). A new connection is tried as often as `retry=` says, which harms nothing but
+    takes time. So make the client with a `socket_timeout`, a `socket_connect_timeout` and a `retry` that together
+    stay well below the proxy's `max_operation_seconds`. Thread-safe, as the client is.
 
     Args:
         client: a `redis.asyncio.Redis` or `RedisCluster`; it stays the caller's to close. Not one that decodes.
