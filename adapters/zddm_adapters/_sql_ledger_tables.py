@@ -21,7 +21,7 @@ Three rules that every statement keeps:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, inspect
@@ -60,12 +60,14 @@ MIGRATION_COLUMNS = ("name", "schema_version", "identity", "opened", "epoch", "i
 KEY_COLUMNS = ("migration", "key", "pending", "stale", "contended", "oldest")
 
 ADVICE = (
-    "keep the gate at 0, so that New is not used; empty or verify New, for it may hold what is no longer true; then "
-    "begin with a new name= or a new ledger"
+    "keep the gate at 0, so that New is not used; empty or verify New, which may hold what is not true any more; "
+    "then begin with a new name= or a new ledger"
 )
 
-Statement = tuple[str, dict[str, Any]]
-"""A statement for the driver, and its parameters."""
+Statement = tuple[str, tuple[Any, ...]]
+"""A statement for the driver, and its parameters in their order."""
+
+BIND = "\0"  # around a parameter's name, in a statement that is being composed
 
 
 def checked_name(name: str) -> str:
@@ -260,7 +262,7 @@ class LedgerTables:
             f"SELECT {self._key} FROM {self._keys} WHERE migration = {self._bind('migration')} "
             f"AND oldest < {self._now} - {self._bind('age')} ORDER BY oldest LIMIT {self._bind('limit')}"
         )
-        return sql, {"migration": migration, "age": age, "limit": limit}
+        return self._statement(sql, {"migration": migration, "age": age, "limit": limit})
 
     # Questions. Each answers with the migration's own row as well, so that one that was lost is seen at once.
 
@@ -284,7 +286,7 @@ class LedgerTables:
             f"FROM {self._keys} WHERE migration = {self._bind('migration')}) AS k "
             f"WHERE m.name = {self._bind('migration')}"
         )
-        return sql, {"migration": migration}
+        return self._statement(sql, {"migration": migration})
 
     # The migration's own row
 
@@ -295,7 +297,7 @@ class LedgerTables:
         absent = "ON DUPLICATE KEY UPDATE name = name" if self._mysql else "ON CONFLICT (name) DO NOTHING"
         binds = ", ".join(map(self._bind, MIGRATION_COLUMNS))
         sql = f"INSERT INTO {self._migrations} ({', '.join(MIGRATION_COLUMNS)}) VALUES ({binds}) {absent}"
-        return sql, dict(zip(MIGRATION_COLUMNS, values, strict=True))
+        return self._statement(sql, dict(zip(MIGRATION_COLUMNS, values, strict=True)))
 
     def open_to(self, migration: str, rate: float) -> Statement:
         """Raise `opened` to `rate`, if it is below."""
@@ -304,7 +306,7 @@ class LedgerTables:
             f"UPDATE {self._migrations} SET opened = {rate_bind} "
             f"WHERE name = {self._bind('migration')} AND opened < {rate_bind}"
         )
-        return sql, {"migration": migration, "rate": rate}
+        return self._statement(sql, {"migration": migration, "rate": rate})
 
     # Tables
 
@@ -391,15 +393,17 @@ class LedgerTables:
     ) -> Statement:
         """Insert each key with the token, or make the changes, in their order, to the row that there is."""
         columns = ", ".join(self._key if column == "key" else column for column in KEY_COLUMNS)
-        rows = ", ".join(
-            f"({self._bind('migration')}, {self._bind(f'k{place}')}, {self._entry}, false, false, {self._now})"
-            for place in range(len(keys))
-        )
+        row = "{migration}, {key}, {entry}, false, false, {now}".format
+        rest = {"migration": self._bind("migration"), "entry": self._entry, "now": self._now}
+        if self._postgresql:
+            rows = f"SELECT {row(key='given', **rest)} FROM unnest({self._bind('keys')}) AS given"
+        else:
+            rows = f"VALUES {', '.join(f'({row(key=self._bind(name), **rest)})' for name in self._given(keys))}"
         conflict = f"ON CONFLICT (migration, {self._key}) DO UPDATE SET"
         if self._mysql:
             conflict = "ON DUPLICATE KEY UPDATE"
-        sql = f"INSERT INTO {self._keys} ({columns}) VALUES {rows} {conflict} {', '.join(changes)}{where}"
-        return sql, {"migration": migration, "mark": mark} | _numbered(keys)
+        sql = f"INSERT INTO {self._keys} ({columns}) {rows} {conflict} {', '.join(changes)}{where}"
+        return self._statement(sql, {"migration": migration, "mark": mark} | self._given(keys))
 
     def _take(self, migration: str, keys: Sequence[bytes], mark: str, change: str) -> Statement:
         """Remove the token where it is pending, and make one more change there."""
@@ -426,46 +430,50 @@ class LedgerTables:
         self, migration: str, keys: Sequence[bytes], condition: str, changes: str | None, **parameters: Any
     ) -> Statement:
         """Update, or delete where `changes` is None, those rows of `keys` that meet the condition."""
-        among = f"migration = {self._bind('migration')} AND {self._key} {self._among(len(keys))}"
-        values = {"migration": migration} | _numbered(keys) | parameters
+        among = f"migration = {self._bind('migration')} AND {self._key} {self._among(keys)}"
         if self._postgresql and len(keys) > 1:
-            locked = f"WITH locked AS (SELECT {self._key} FROM {self._keys} WHERE {among} ORDER BY 1 FOR UPDATE) "
-            these = f"k.migration = {self._bind('migration')} AND k.{self._key} = locked.{self._key}"
-            if changes is None:
-                return f"{locked}DELETE FROM {self._keys} AS k USING locked WHERE {these} AND {condition}", values
-            return (
-                f"{locked}UPDATE {self._keys} AS k SET {changes} FROM locked WHERE {these} AND {condition}",
-                values,
-            )
-        table = f"{self._keys} AS k FORCE INDEX (PRIMARY)" if self._mysql else self._keys
-        if changes is not None:
-            return f"UPDATE {table} SET {changes} WHERE {among} AND {condition}", values
-        return f"DELETE {'k ' if self._mysql else ''}FROM {table} WHERE {among} AND {condition}", values
+            locked = f"SELECT {self._key} FROM {self._keys} WHERE {among} ORDER BY {self._key} FOR UPDATE"
+            among = f"migration = {self._bind('migration')} AND {self._key} = ANY(ARRAY({locked}))"
+        delete, table = "DELETE FROM", self._keys
+        if self._mysql:
+            delete, table = "DELETE k FROM", f"{self._keys} AS k FORCE INDEX (PRIMARY)"
+        change = f"{delete} {table}" if changes is None else f"UPDATE {table} SET {changes}"
+        values = {"migration": migration} | self._given(keys) | parameters
+        return self._statement(f"{change} WHERE {among} AND {condition}", values)
 
     def _select(self, migration: str, keys: Sequence[bytes], condition: str) -> Statement:
-        these = f"k.{self._key} {self._among(len(keys))}{condition}" if keys else "false"
+        these = f"k.{self._key} {self._among(keys)}{condition}" if keys else "false"
         sql = (
             f"SELECT {self._own}, k.{self._key}, k.pending, k.stale, k.contended FROM {self._migrations} AS m "
             f"LEFT JOIN {self._keys} AS k ON k.migration = m.name AND {these} "
             f"WHERE m.name = {self._bind('migration')}"
         )
-        return sql, {"migration": migration} | _numbered(keys)
+        return self._statement(sql, {"migration": migration} | self._given(keys))
 
     @property
     def _own(self) -> str:
         return "m.schema_version, m.identity, m.incarnation, m.opened, m.epoch"
 
-    def _among(self, count: int) -> str:
-        if count == 1:
-            return f"= {self._bind('k0')}"
-        return f"IN ({', '.join(self._bind(f'k{place}') for place in range(count))})"
+    def _among(self, keys: Sequence[bytes]) -> str:
+        if self._postgresql:
+            return f"= ANY({self._bind('keys')})"
+        return f"IN ({', '.join(map(self._bind, self._given(keys)))})"
+
+    def _given(self, keys: Sequence[bytes]) -> dict[str, Any]:
+        """The parameters that hold the keys: in PostgreSQL an array, so that there is one text for any number."""
+        if self._postgresql:
+            return {"keys": list(keys)}
+        return {f"k{place}": key for place, key in enumerate(keys)}
 
     def _bind(self, name: str) -> str:
-        return f":{name}" if self._sqlite else f"%({name})s"
+        return f"{BIND}{name}{BIND}"
+
+    def _statement(self, sql: str, values: Mapping[str, Any]) -> Statement:
+        """The statement with each parameter where `_bind` put its name."""
+        parts = sql.split(BIND)
+        names = parts[1::2]
+        parts[1::2] = ["?" if self._sqlite else "%s"] * len(names)
+        return "".join(parts), tuple(values[name] for name in names)
 
     def _concatenation(self, first: str, second: str) -> str:
         return f"CONCAT({first}, {second})" if self._mysql else f"{first} || {second}"
-
-
-def _numbered(keys: Iterable[bytes]) -> dict[str, Any]:
-    return {f"k{place}": key for place, key in enumerate(keys)}
