@@ -67,6 +67,8 @@ ADVICE = (
 Statement = tuple[str, tuple[Any, ...]]
 """A statement for the driver, and its parameters in their order."""
 
+DRIVERS = ("pysqlite", "aiosqlite", "psycopg", "pymysql", "aiomysql")  # what they say of errors is known
+
 BIND = "\0"  # around a parameter's name, in a statement that is being composed
 
 
@@ -168,13 +170,13 @@ class LedgerTables:
         schema: where the tables are; None: where the database looks first.
 
     Raises:
-        Unsupported: the dialect is not known.
+        Unsupported: the driver is not known.
         ValueError: `prefix` or `schema` cannot be part of a name.
     """
 
     def __init__(self, dialect: Dialect, prefix: str, schema: str | None) -> None:
-        if dialect.name not in {"sqlite", "postgresql", "mysql", "mariadb"}:
-            raise Unsupported(f"a SQL ledger needs SQLite, PostgreSQL, MySQL or MariaDB, not {dialect.name}")
+        if dialect.driver not in DRIVERS:
+            raise Unsupported(f"a SQL ledger knows the drivers {', '.join(DRIVERS)}, not {dialect.driver}")
         if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,39}", prefix) is None:
             raise ValueError("tables= begins the tables' names: at most 40 letters, digits and underscores")
         if schema is not None and ("%" in schema or not schema):

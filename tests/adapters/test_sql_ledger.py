@@ -19,6 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import NullPool, create_engine, event, inspect, text
 from sqlalchemy.dialects import mssql
+from sqlalchemy.dialects.mysql import mysqlconnector
+from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -834,8 +836,9 @@ async def test_what_makes_no_ledger_is_refused() -> None:
         SqlAlchemyLedger(asyncio_)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - on purpose
     with pytest.raises(TypeError, match="create_async_engine"):
         AsyncSqlAlchemyLedger(blocking)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - on purpose
-    with pytest.raises(Unsupported, match="mssql"):
-        LedgerTables(mssql.dialect(), "zddm", None)
+    for dialect in (mssql.dialect(), asyncpg.dialect(), mysqlconnector.dialect()):
+        with pytest.raises(Unsupported, match=dialect.driver):
+            LedgerTables(dialect, "zddm", None)
     for prefix in ("", "a b", "a;b", "1a", "a%s", "a" * 41):
         with pytest.raises(ValueError, match="tables="):
             SqlAlchemyLedger(blocking, tables=prefix)
@@ -1021,7 +1024,8 @@ async def _until_waiting(rows: Rows) -> None:
     deadline = time.monotonic() + 20
     while not rows.execute(waiting[rows.backend]):
         assert time.monotonic() < deadline
-        await asyncio.sleep(0.11)  # MariaDB looks again only after 0.1 s in which nobody asked
+        # MariaDB looks again only after 0.1 s in which nobody asked.
+        await asyncio.sleep(0.11 if rows.backend == "mariadb" else 0.005)
 
 
 @pytest.mark.parametrize("call", ["begin", "begin_copy"])
@@ -1044,10 +1048,11 @@ async def test_the_victim_of_a_deadlock_is_told(on_server: Rows) -> None:
     rows = on_server
     if rows.backend == "mariadb":
         pytest.skip("InnoDB may choose the other one")
-    engine = rows.new_engine(connect_args={"options": "-c deadlock_timeout=50ms"})
+    engine = rows.new_engine(connect_args={"options": "-c deadlock_timeout=700ms"})
     migration, first, second = rows.migration(engine=engine), new_token(), new_token()
     await settle(migration.begin([K, L], first))
     with _locked_row(rows, L) as beside:
+        beside.connection.execute(text("SET LOCAL deadlock_timeout = '20s'"))  # the other one will notice
         waiting = rows.start(lambda: migration.begin([K, L], second))
         await _until_waiting(rows)
         thread = threading.Thread(target=beside.lock, args=(K,))

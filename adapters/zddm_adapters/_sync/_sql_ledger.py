@@ -80,7 +80,8 @@ class SqlAlchemyLedger:
 
     Raises:
         TypeError: the engine belongs to the other world.
-        Unsupported: another database, or an SQLite database in memory, which nobody shares.
+        Unsupported: another driver than psycopg, PyMySQL, aiomysql, aiosqlite or Python's own for SQLite, or an
+            SQLite database in memory, which nobody shares.
         ValueError: `tables` or `schema` cannot be part of a name.
         InvalidRollout: `opened` is no rate.
     """
