@@ -19,7 +19,7 @@ def step(folder: str, rate: float, value: str | None) -> None:
     for engine in engines:
         table.create(engine, checkfirst=True)
     old, new = (SqlAlchemyAdapter(engine, table, value="name") for engine in engines)
-    ledger = SqlAlchemyLedger(engines[0])  # where Old is
+    ledger = SqlAlchemyLedger(create_engine(engines[0].url, isolation_level="AUTOCOMMIT"))  # where Old is
     with Proxy(TrafficGate(rate), old, new, name="users", ledger=ledger) as proxy:
         if value is not None:
             proxy.write("ada", value)

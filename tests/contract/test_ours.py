@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, String, Table, Text, create_engine
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy import Column, Integer, MetaData, String, Table, Text, create_engine, inspect
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from zddm_adapters import (
     AsyncFunctionAdapter,
@@ -24,7 +24,12 @@ from zddm_adapters import (
     MappedAdapter,
     ThreadedAdapter,
 )
-from zddm_adapters.sqlalchemy import AsyncSqlAlchemyAdapter, SqlAlchemyAdapter
+from zddm_adapters.sqlalchemy import (
+    AsyncSqlAlchemyAdapter,
+    AsyncSqlAlchemyLedger,
+    SqlAlchemyAdapter,
+    SqlAlchemyLedger,
+)
 from zddm_flags import AsyncInMemoryLedger, InMemoryLedger
 from zddm_flags.protocols import StoreInfo
 from zddm_flags.testing.contract import (
@@ -203,6 +208,16 @@ class Sql:
         engine.dispose()
 
 
+async def dispose_of(engine: AsyncEngine) -> None:
+    """Close what a test used, and what its driver left."""
+    await engine.dispose()
+    if engine.dialect.name == "mysql":
+        # aiomysql leaves a connection to the garbage collector where a call is cancelled while it connects.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
+
+
 class TestSqlAlchemyAdapter(Sql, StorageAdapterContract):
     def adapter(self) -> Iterator[Any]:
         engine = create_engine(self.blocking, **self.options)
@@ -222,12 +237,7 @@ class TestAsyncSqlAlchemyAdapter(Sql, AsyncStorageAdapterContract):
     async def adapter(self) -> AsyncIterator[Any]:
         engine = create_async_engine(self.asyncio, **self.options)
         yield AsyncSqlAlchemyAdapter(engine, self.table)
-        await engine.dispose()
-        if engine.dialect.name == "mysql":
-            # aiomysql leaves a connection to the garbage collector where a call is cancelled while it connects.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ResourceWarning)
-                gc.collect()
+        await dispose_of(engine)
 
     async def another_adapter(self, adapter: Any) -> AsyncIterator[Any]:
         async for another in self.adapter():
@@ -237,3 +247,41 @@ class TestAsyncSqlAlchemyAdapter(Sql, AsyncStorageAdapterContract):
         self.rename("users", "away")
         yield
         self.rename("away", "users")
+
+
+class SqlLedger(Sql):
+    """A database of each kind, for a ledger."""
+
+    def drop_tables(self) -> None:
+        engine = create_engine(self.blocking, **self.options)
+        with engine.begin() as connection:
+            for table in inspect(engine).get_table_names():
+                connection.exec_driver_sql(f"DROP TABLE {table}")
+        engine.dispose()
+
+
+class TestSqlAlchemyLedger(SqlLedger, LedgerContract):
+    def ledger(self) -> Iterator[Any]:
+        engine = create_engine(self.blocking, isolation_level="AUTOCOMMIT", **self.options)
+        yield SqlAlchemyLedger(engine)
+        engine.dispose()
+
+    def another_ledger(self, ledger: Any) -> Iterator[Any]:
+        yield from self.ledger()
+
+    def lose(self) -> None:
+        self.drop_tables()
+
+
+class TestAsyncSqlAlchemyLedger(SqlLedger, AsyncLedgerContract):
+    async def ledger(self) -> AsyncIterator[Any]:
+        engine = create_async_engine(self.asyncio, isolation_level="AUTOCOMMIT", **self.options)
+        yield AsyncSqlAlchemyLedger(engine)
+        await dispose_of(engine)
+
+    async def another_ledger(self, ledger: Any) -> AsyncIterator[Any]:
+        async for another in self.ledger():
+            yield another
+
+    async def lose(self) -> None:
+        self.drop_tables()

@@ -44,14 +44,13 @@ class AsyncSqlAlchemyLedger:
     `create_tables()` or execute `ddl`. Then SELECT, INSERT, UPDATE and DELETE are all that is needed. Thread-safe,
     as the engine is.
 
-    Give it an engine of its own::
+    Give it an engine of its own, each of whose statements is a transaction of its own::
 
         AsyncSqlAlchemyLedger(create_async_engine(url, isolation_level="AUTOCOMMIT"))
 
-    so that it never waits for a connection that an operation on a store holds. Each statement is a transaction of
-    its own, whatever the engine's mode; but changing the mode back and forth costs time, with MySQL two round
-    trips. There, `skip_autocommit_rollback=True` (SQLAlchemy 2.0.43) saves one more. A write takes three
-    statements (`begin` two, `end` one), a read of New one.
+    so that it never waits for a connection that an operation on a store holds. With MySQL,
+    `skip_autocommit_rollback=True` (SQLAlchemy 2.0.43) saves a round trip. A write takes three statements (`begin`
+    two, `end` one), a read of New one.
 
     Mind these:
 
@@ -81,7 +80,8 @@ class AsyncSqlAlchemyLedger:
         TypeError: the engine belongs to the other world.
         Unsupported: another driver than psycopg, PyMySQL, aiomysql, aiosqlite or Python's own for SQLite, or an
             SQLite database in memory, which nobody shares.
-        ValueError: `tables` or `schema` cannot be part of a name.
+        ValueError: the engine was not made with `isolation_level="AUTOCOMMIT"`, or `tables` or `schema` cannot be
+            part of a name.
         InvalidRollout: `opened` is no rate.
     """
 
@@ -98,10 +98,13 @@ class AsyncSqlAlchemyLedger:
                 "or use InMemoryLedger"
             )
         self._opened = checked_rate(opened)
-        own_mode = getattr(engine.dialect, "_on_connect_isolation_level", None)
-        mode = engine.get_execution_options().get("isolation_level", own_mode)
-        if mode != "AUTOCOMMIT":
-            engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        if getattr(engine.dialect, "_on_connect_isolation_level", None) != "AUTOCOMMIT":
+            # To change the mode of a connection for each call would cost round trips, and in asyncio a call that
+            # was cancelled then leaves the connection to the garbage collector.
+            raise ValueError(
+                'the ledger needs an engine of its own, made with isolation_level="AUTOCOMMIT": each of its '
+                "statements is a transaction"
+            )
         self._engine = engine
 
     def migration(self, name: str, identity: str) -> AsyncMigrationLedger:
