@@ -1,4 +1,4 @@
-"""Tables of SQL databases, through SQLAlchemy: SQLite, PostgreSQL, MySQL and MariaDB."""
+"""Tables of SQL databases as stores, and ledgers in them: SQLite, PostgreSQL, MySQL and MariaDB."""
 
 try:
     import sqlalchemy as _sqlalchemy  # noqa: F401 - only to see whether it is there
@@ -6,6 +6,8 @@ except ImportError as error:
     raise ImportError('this needs SQLAlchemy: pip install "zddm-flags[sqlalchemy]"') from error
 
 from zddm_adapters._async._sql import AsyncSqlAlchemyAdapter
+from zddm_adapters._async._sql_ledger import AsyncSqlAlchemyLedger
 from zddm_adapters._sync._sql import SqlAlchemyAdapter
+from zddm_adapters._sync._sql_ledger import SqlAlchemyLedger
 
-__all__ = ["AsyncSqlAlchemyAdapter", "SqlAlchemyAdapter"]
+__all__ = ["AsyncSqlAlchemyAdapter", "AsyncSqlAlchemyLedger", "SqlAlchemyAdapter", "SqlAlchemyLedger"]

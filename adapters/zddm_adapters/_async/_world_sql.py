@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from collections.abc import Callable
+from typing import TypeVar
 
-__all__ = ["AsyncEngine", "check_engine"]
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+__all__ = ["AsyncEngine", "check_engine", "check_ledger_engine", "run_blocking"]
+
+T = TypeVar("T")
 
 
 def check_engine(engine: object) -> None:
@@ -14,3 +20,17 @@ def check_engine(engine: object) -> None:
             f"AsyncSqlAlchemyAdapter needs an AsyncEngine (sqlalchemy.ext.asyncio.create_async_engine), not "
             f"{type(engine).__name__}; a blocking engine goes with ThreadedAdapter(SqlAlchemyAdapter(...))"
         )
+
+
+def check_ledger_engine(engine: object) -> None:
+    """Raise a TypeError that says what to use, where `engine` is not an asyncio one."""
+    if not isinstance(engine, AsyncEngine):
+        raise TypeError(
+            "AsyncSqlAlchemyLedger needs an AsyncEngine (sqlalchemy.ext.asyncio.create_async_engine), not "
+            f"{type(engine).__name__}; a blocking engine goes with SqlAlchemyLedger and Proxy"
+        )
+
+
+async def run_blocking(connection: AsyncConnection, function: Callable[[Connection], T]) -> T:
+    """What `function` makes of the connection; it is written as for a blocking one."""
+    return await connection.run_sync(function)

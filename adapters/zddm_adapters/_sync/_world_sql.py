@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Engine
+from collections.abc import Callable
+from typing import TypeVar
 
-__all__ = ["Engine", "check_engine"]
+from sqlalchemy import Connection, Engine
+
+__all__ = ["Engine", "check_engine", "check_ledger_engine", "run_blocking"]
+
+T = TypeVar("T")
 
 
 def check_engine(engine: object) -> None:
@@ -14,3 +19,17 @@ def check_engine(engine: object) -> None:
             f"SqlAlchemyAdapter needs an Engine (sqlalchemy.create_engine), not {type(engine).__name__}; "
             "an AsyncEngine goes with AsyncSqlAlchemyAdapter"
         )
+
+
+def check_ledger_engine(engine: object) -> None:
+    """Raise a TypeError that says what to use, where `engine` is not a blocking one."""
+    if not isinstance(engine, Engine):
+        raise TypeError(
+            f"SqlAlchemyLedger needs an Engine (sqlalchemy.create_engine), not {type(engine).__name__}; "
+            "an AsyncEngine goes with AsyncSqlAlchemyLedger and AsyncProxy"
+        )
+
+
+def run_blocking(connection: Connection, function: Callable[[Connection], T]) -> T:
+    """What `function` makes of the connection."""
+    return function(connection)
