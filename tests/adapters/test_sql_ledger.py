@@ -1,0 +1,1219 @@
+"""The ledger in a SQL database: equal to the reference state machine, and to itself under concurrency."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import NullPool, create_engine, event, inspect, text
+from sqlalchemy.dialects import mssql
+from sqlalchemy.dialects.mysql import mysqlconnector
+from sqlalchemy.dialects.postgresql import asyncpg
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from tests.servers import PostgreSqlServer
+from tests.worlds import settle
+from zddm_adapters import AsyncInMemoryAdapter, InMemoryAdapter
+from zddm_adapters._sql_ledger_tables import KEYS_PER_STATEMENT, LedgerTables
+from zddm_adapters.sqlalchemy import AsyncSqlAlchemyLedger, SqlAlchemyLedger
+from zddm_flags import AsyncProxy, Proxy, TrafficGate
+from zddm_flags.errors import InvalidKey, InvalidRollout, LedgerMismatch, NotApplied, Unsupported
+from zddm_flags.ledger import (
+    AsyncLedger,
+    AsyncMigrationLedger,
+    CopyGrant,
+    Grant,
+    Ledger,
+    LedgerTable,
+    MigrationLedger,
+    Opening,
+)
+from zddm_flags.tokens import new_token
+
+K, L, M = b"sk", b"sl", b"sm"
+KEYS = (K, L, M)
+HOUR = 3600.0
+IDENTITY = "xxh3-64"
+ENTRY = re.compile(r"\|([A-Za-z0-9-]+)\.*@([0-9]{16})")
+prefixes = (f"ledger_{number}" for number in itertools.count())
+migrations = (f"migration {number}" for number in itertools.count())
+
+
+class Rows:
+    """One pair of tables, and the ledgers of one world over them."""
+
+    def __init__(self, world: Any) -> None:
+        self.world = world
+        self.backend: str = world.backend
+        self.asyncio = isinstance(world.engine, AsyncEngine)
+        self.tables = next(prefixes)
+        self._engines: list[Any] = []
+        self.engine = self.new_engine()
+        self.ledger = self.new_ledger(engine=self.engine)
+
+    def new_engine(self, **options: Any) -> Any:
+        """An engine as the ledger's docstring recommends it, disposed of after the test."""
+        self._engines.append(self.world.new_engine(isolation_level="AUTOCOMMIT", **options))
+        return self._engines[-1]
+
+    def new_ledger(self, *, engine: Any = None, **options: Any) -> Any:
+        """One more ledger over the same tables, as another process has it."""
+        kind: Any = AsyncSqlAlchemyLedger if self.asyncio else SqlAlchemyLedger
+        return kind(engine or self.new_engine(), **{"tables": self.tables} | options)
+
+    def migration(self, name: str = "users", **options: Any) -> Any:
+        """A migration of one more ledger."""
+        return self.new_ledger(**options).migration(name, IDENTITY)
+
+    def execute(self, statement: str, **parameters: Any) -> Sequence[Any]:
+        """Something beside the ledger. `{keys}` and `{migrations}` stand for the tables."""
+        statement = statement.format(keys=f"{self.tables}_keys", migrations=f"{self.tables}_migrations")
+        with self.world.beside.begin() as connection:
+            result = connection.execute(text(statement), parameters)
+            return result.all() if result.returns_rows else ()
+
+    def state(self, name: str) -> dict[bytes, tuple[frozenset[bytes], bool, bool]]:
+        """Each dirty key's tokens, *stale* and *contended*, as they are in the table."""
+        key = "`key`" if self.backend == "mariadb" else '"key"'
+        found = self.execute(
+            f"SELECT {key}, pending, stale, contended, oldest FROM {{keys}} WHERE migration = :name", name=name
+        )
+        state: dict[bytes, tuple[frozenset[bytes], bool, bool]] = {}
+        for where, pending, stale, contended, oldest in found:
+            entries = ENTRY.findall(pending)
+            assert "".join(f"|{token:.<48}@{begun}" for token, begun in entries) == pending
+            assert (oldest is None) == (not entries)
+            if oldest is not None:  # PostgreSQL and MySQL have one time per statement, SQLite one per step
+                assert oldest == int(entries[0][1])
+            if entries or stale:
+                tokens = frozenset(token.encode() for token, _ in entries)
+                state[bytes(where)] = tokens, bool(stale), bool(contended)
+        return state
+
+    def indexes(self) -> list[Any]:
+        """The names of the indexes of the table of keys, but that of its primary key."""
+        self.execute("SELECT 1 FROM {keys}")  # without this SQLite inspects what it remembers
+        return [index["name"] for index in inspect(self.world.beside).get_indexes(f"{self.tables}_keys")]
+
+    def grow_older(self, name: str, seconds: float) -> None:
+        """Let all tokens of a migration have begun this much earlier."""
+        key = "`key`" if self.backend == "mariadb" else '"key"'
+        where = f"WHERE migration = :name AND {key} = :key"
+        less = int(seconds * 1_000_000)
+        for found, pending in self.execute(
+            f"SELECT {key}, pending FROM {{keys}} WHERE migration = :name AND pending <> ''", name=name
+        ):
+            older = re.sub("[0-9]{16}", lambda time: f"{int(time[0]) - less:016}", pending)
+            self.execute(
+                f"UPDATE {{keys}} SET pending = :older, oldest = oldest - :less {where}",
+                older=older, less=less, name=name, key=found,
+            )  # fmt: skip
+
+    async def together(self, *bodies: Callable[[], Awaitable[Any]]) -> list[Any]:
+        """Run them at once: as tasks, or each in a thread of its own."""
+        if self.asyncio:
+            return await asyncio.gather(*(body() for body in bodies))
+        return await asyncio.gather(*(asyncio.to_thread(_run, body) for body in bodies))
+
+    def start(self, call: Callable[[], Any]) -> asyncio.Future[Any]:
+        """Begin a call of the ledger, and go on."""
+        return asyncio.ensure_future(call() if self.asyncio else asyncio.to_thread(call))
+
+    async def close_engines(self) -> None:
+        """Close all connections of the ledgers."""
+        for engine in self._engines:
+            await settle(engine.dispose())
+
+    async def close(self) -> None:
+        """Leave nothing behind."""
+        await self.close_engines()
+        for table in ("keys", "migrations"):
+            self.execute(f"DROP TABLE IF EXISTS {self.tables}_{table}")
+
+
+def _run(body: Callable[[], Awaitable[Any]]) -> Any:
+    async def main() -> Any:
+        return await body()
+
+    return asyncio.run(main())
+
+
+@pytest.fixture
+async def rows(world: Any) -> AsyncIterator[Rows]:
+    """A ledger in each database and each world."""
+    if world.backend == "sqlite":
+        with world.beside.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+    found = Rows(world)
+    yield found
+    await found.close()
+
+
+@pytest.fixture
+def on_server(rows: Rows) -> Rows:
+    """Of these, the databases that have locks of rows."""
+    if rows.backend == "sqlite":
+        pytest.skip("SQLite locks the whole file")
+    return rows
+
+
+@pytest.fixture
+def migration(rows: Rows) -> Any:
+    return rows.ledger.migration("users", IDENTITY)
+
+
+class Reference:
+    """`LedgerTable`, told the time."""
+
+    def __init__(self) -> None:
+        self.table = LedgerTable()
+        self.now = 0.0
+
+    def state(self) -> dict[bytes, tuple[frozenset[bytes], bool, bool]]:
+        return {
+            key: (frozenset(entry.pending), entry.stale, entry.contended)
+            for key, entry in self.table._entries.items()
+        }
+
+    def pairs(self, begun_before: float = float("inf")) -> int:
+        """How many keys the tokens are pending on, each token counted for each of its keys."""
+        return sum(len(keys) for begun, keys in self.table._tokens.values() if begun < begun_before)
+
+
+# --- the reference
+
+
+some_keys = st.lists(st.sampled_from(KEYS), min_size=1, max_size=3, unique=True)
+which = st.integers(0, 8)  # of the tokens that are pending; the largest means one that is not
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["begin", "begin_copy", "dirty"]), some_keys),
+        st.tuples(st.just("begin"), some_keys),
+        st.tuples(st.just("end"), which, st.dictionaries(st.sampled_from(KEYS), st.booleans())),
+        st.tuples(st.just("end"), which, st.just(dict.fromkeys(KEYS, True))),
+        st.tuples(st.just("withdraw"), which, some_keys),
+        st.tuples(st.just("open_to"), st.floats(0, 1)),
+        st.tuples(st.sampled_from(["grow_older", "reap"])),
+    ),
+    min_size=5,
+    max_size=30,
+)
+
+
+@given(steps)
+@example([("begin", [K])] * 2 + [("end", 0, {K: True})] * 2 + [("begin", [K]), ("end", 0, {K: True})])
+@example([("begin", [K])] * 3 + [("withdraw", 1, [K])] * 2 + [("end", 0, {K: True}), ("begin_copy", [K])])
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+async def test_it_is_equal_to_the_reference(rows: Rows, steps: list[Any]) -> None:
+    """After any sequence of calls, replies and state are those of `LedgerTable`."""
+    name = next(migrations)
+    ledger, reference = rows.ledger.migration(name, IDENTITY), Reference()
+    for step, *arguments in steps:
+        await _step(rows, name, ledger, reference, step, arguments)
+        assert rows.state(name) == reference.state()
+    summary = await settle(ledger.summary())
+    wanted = reference.table.summary(reference.now)
+    assert (summary.stale, summary.pending) == (wanted.stale, reference.pairs())
+    assert (summary.opened, summary.epoch) == (wanted.opened, wanted.epoch)
+    assert (summary.oldest_pending_seconds is None) == (wanted.oldest_pending_seconds is None)
+    assert ledger.last_summary() == summary
+
+
+async def _step(rows: Rows, name: str, ledger: Any, reference: Reference, step: str, arguments: list[Any]) -> None:
+    """One call of the ledger, compared with the reference's."""
+    table = reference.table
+    reference.now += 1
+    if step in {"begin", "begin_copy"}:
+        token = new_token()
+        wanted = getattr(table, step)(*arguments, token, reference.now)
+        assert await settle(getattr(ledger, step)(*arguments, token)) == wanted
+    elif step in {"end", "withdraw"}:
+        which, keys = arguments
+        pending = list(table._tokens)
+        token = pending[which % len(pending)] if pending and which < 8 else new_token()
+        getattr(table, step)(keys, token)
+        await settle(getattr(ledger, step)(keys, token))
+    elif step == "dirty":
+        assert set(await settle(ledger.dirty(*arguments))) == set(table.dirty(*arguments))
+    elif step == "open_to":
+        assert await settle(ledger.open_to(*arguments)) == table.open_to(*arguments)
+    elif step == "grow_older":
+        rows.grow_older(name, HOUR)
+        reference.now += HOUR
+    else:
+        old = reference.pairs(reference.now - HOUR / 2)
+        table.reap(reference.now - HOUR / 2, 1000)
+        assert await settle(ledger.reap(HOUR / 2)) == old
+
+
+async def test_migrations_share_nothing_but_the_tables(rows: Rows) -> None:
+    """What one migration does is seen by its other processes, and by no other migration."""
+    users, orders = rows.migration("users"), rows.migration("orders")
+    token = new_token()
+    await settle(users.begin([K], token))
+    await settle(users.open_to(0.5))
+    assert list(await settle(rows.migration("users").dirty([K]))) == [K]
+    assert list(await settle(orders.dirty([K]))) == []
+    assert await settle(orders.begin([K], token)) == Grant(frozenset(), 0.0, 0)
+    await settle(users.end({K: True}, token))
+    assert list(await settle(orders.dirty([K]))) == [K]
+
+
+async def test_keys_are_told_apart_byte_by_byte(migration: Any) -> None:
+    """No collation, padding or truncation makes two keys one; a key of the largest size is like any other."""
+    keys = [b"k", b"K", b"k ", b"k\0", b"", b" ", b"\0", b"\xff\xfe", "é".encode(), b"e\xcc\x81", b"k'\\%s:k0"]
+    keys += [bytes(1024), bytes(1023), b"x" * 1023 + b"y", b"x" * 1024]
+    for key in keys:
+        assert await settle(migration.begin([key], new_token())) == Grant(frozenset(), 0.0, 0)
+    assert set(await settle(migration.dirty(keys))) == set(keys)
+    assert (await settle(migration.begin(keys, new_token()))).contended == set(keys)
+
+
+async def test_names_are_told_apart(rows: Rows) -> None:
+    """Names that differ in case or accents are two migrations; one that a database would change is refused."""
+    for name in ("users", "Users", "üsers", "users%s", "users'", "u" * 100, "\N{CAT FACE}" * 100):
+        assert list(await settle(rows.ledger.migration(name, IDENTITY).dirty([K]))) == []
+        await settle(rows.ledger.migration(name, IDENTITY).begin([K], new_token()))
+    for name in ("", "users ", "a\0b", "u" * 101):
+        with pytest.raises(ValueError, match="1 to 100 characters"):
+            rows.ledger.migration(name, IDENTITY)
+
+
+async def test_what_cannot_be_kept_is_refused(migration: Any) -> None:
+    """A key that is too long raises InvalidKey without the key, a token of other characters ValueError."""
+    key = b"secret" * 171
+    for call in (migration.begin, migration.begin_copy, migration.withdraw):
+        with pytest.raises(InvalidKey) as refused:
+            await settle(call([key], new_token()))
+        assert "secret" not in str(refused.value)
+    with pytest.raises(InvalidKey):
+        await settle(migration.dirty([key]))
+    for token in (b"", b"x" * 49, b"a|b", b"a@b", b"a.b", b"\xff"):
+        with pytest.raises(ValueError, match="token"):
+            await settle(migration.begin([K], token))
+        with pytest.raises(ValueError, match="token"):
+            await settle(migration.end({K: True}, token))
+    longest = b"x" * 48
+    await settle(migration.begin([K], longest))
+    await settle(migration.end({K: True}, longest))
+    assert list(await settle(migration.dirty([K]))) == []
+
+
+async def test_a_token_is_not_the_beginning_of_another(migration: Any, rows: Rows) -> None:
+    """`end` takes the token that it was given, not one that begins, ends or goes on like it."""
+    for token in (b"ab", b"abc", b"bc", b"b"):
+        await settle(migration.begin([K], token))
+    await settle(migration.end({K: True}, b"b"))
+    assert rows.state("users")[K][0] == {b"ab", b"abc", b"bc"}
+    await settle(migration.end({K: True}, b"a"))
+    assert rows.state("users")[K][0] == {b"ab", b"abc", b"bc"}
+
+
+async def test_no_keys_are_no_keys(migration: Any) -> None:
+    """Calls with no keys change nothing and answer what there is to answer."""
+    await settle(migration.open_to(0.5))
+    assert await settle(migration.begin([], new_token())) == Grant(frozenset(), 0.5, 0)
+    assert await settle(migration.begin_copy([], new_token())) == CopyGrant(frozenset(), frozenset(), 0.5, 0)
+    await settle(migration.end({}, new_token()))
+    await settle(migration.withdraw([], new_token()))
+    assert list(await settle(migration.dirty([]))) == []
+
+
+async def test_more_keys_than_a_statement_takes(migration: Any) -> None:
+    """A batch larger than one statement's is kept whole."""
+    keys = [b"%d" % number for number in range(KEYS_PER_STATEMENT + 7)]
+    token, other = new_token(), new_token()
+    await settle(migration.begin(keys, token))
+    assert set(await settle(migration.dirty(keys))) == set(keys)
+    assert (await settle(migration.begin_copy(keys, other))).granted == set()
+    await settle(migration.withdraw(keys[:3], token))
+    assert (await settle(migration.summary())).pending == len(keys) - 3
+    await settle(migration.end(dict.fromkeys(keys, True), token))
+    assert list(await settle(migration.dirty(keys))) == []
+
+
+async def test_a_rate_comes_back_as_it_was(rows: Rows) -> None:
+    """Every double is kept exactly, so that `opened` is never a little below the rate that was asked."""
+    chance = random.Random(7)
+    rates = sorted(
+        {chance.random() for _ in range(40)} | {chance.random() ** 20 for _ in range(40)} | {5e-324, 1.0}
+    )
+    migration = rows.ledger.migration("users", IDENTITY)
+    for rate in rates:
+        assert await settle(migration.open_to(rate)) == Opening(rate, 0)
+    assert await settle(migration.open_to(0.1)) == Opening(1.0, 0)
+    for rate in rates[::8]:
+        found = rows.migration(next(migrations), engine=rows.engine, opened=rate)
+        assert (await settle(found.begin([K], new_token()))).opened == rate
+
+
+async def test_reap_takes_the_old_and_leaves_the_young(rows: Rows, migration: Any) -> None:
+    """Tokens of any key are reaped by their age, at most `limit`; a key with a younger one stays contended."""
+    old, older, young = new_token(), new_token(), new_token()
+    await settle(migration.begin([K, L], older))
+    await settle(migration.begin([K], old))
+    rows.grow_older("users", HOUR)
+    await settle(migration.begin([K, M], young))
+    summary = await settle(migration.summary())
+    assert HOUR <= summary.oldest_pending_seconds < HOUR + 60
+    assert await settle(migration.reap(2 * HOUR)) == 0
+    assert await settle(migration.reap(HOUR / 2, 0)) == 0
+    assert await settle(migration.reap(HOUR / 2, 1)) == 1
+    assert await settle(migration.reap(HOUR / 2)) == 2
+    assert rows.state("users") == {
+        K: (frozenset({young}), True, True),
+        L: (frozenset(), True, False),
+        M: (frozenset({young}), False, False),
+    }
+    await settle(migration.end({K: True, L: True}, older))  # it was reaped: nothing changes
+    assert rows.state("users")[L] == (frozenset(), True, False)
+
+
+async def test_reap_looks_again_under_the_lock(rows: Rows, migration: Any) -> None:
+    """A key that was old when the reaper looked, and is not when it comes to it, is left alone."""
+    token = new_token()
+    await settle(migration.begin([K], token))
+    rows.grow_older("users", HOUR)
+    wire = Wire(rows.engine)
+    wire.before = lambda number: rows.grow_older("users", -HOUR) if number == 2 else None
+    assert await settle(migration.reap(HOUR / 2)) == 0
+    assert rows.state("users") == {K: (frozenset({token}), False, False)}
+
+
+# --- what it costs
+
+
+class Wire:
+    """Sees the statements of an engine, and can lose a reply or refuse a statement."""
+
+    def __init__(self, engine: Any) -> None:
+        self.statements: list[str] = []
+        self.before: Callable[[int], None] = lambda number: None
+        self.after: Callable[[int], None] = lambda number: None
+        self.lost = False
+        engine = getattr(engine, "sync_engine", engine)
+        self._errors: Any = engine.dialect.dbapi
+        event.listen(engine, "before_cursor_execute", self._before)
+        event.listen(engine, "after_cursor_execute", self._after)
+        event.listen(engine, "handle_error", self._handle)
+
+    def _before(self, *arguments: Any) -> None:
+        self.statements.append(arguments[2])
+        self.before(len(self.statements))
+
+    def _after(self, *arguments: Any) -> None:
+        self.after(len(self.statements))
+
+    def _handle(self, context: Any) -> None:
+        if self.lost:
+            context.is_disconnect = True
+            self.lost = False
+
+    def lose(self, number: int) -> Callable[[int], None]:
+        """Break the connection at the statement of this number."""
+
+        def at(statement: int) -> None:
+            if statement == number:
+                self.lost = True
+                raise self._errors.OperationalError("the connection was lost")
+
+        return at
+
+    def deadlock(self, *numbers: int) -> Callable[[int], None]:
+        """What MySQL says to a deadlock's victim, at the statements of these numbers."""
+
+        def at(statement: int) -> None:
+            if statement in numbers:
+                raise self._errors.OperationalError(1213, "Deadlock found")
+
+        return at
+
+    def reset(self) -> None:
+        self.statements.clear()
+        self.before = self.after = lambda number: None
+
+
+async def test_a_call_is_at_most_two_statements(rows: Rows, migration: Any) -> None:
+    """Beginning costs two statements, ending and asking one, and ending what is contended two."""
+    await settle(migration.dirty([K]))
+    wire = Wire(rows.engine)
+    first, second, third = new_token(), new_token(), new_token()
+    costs: list[int] = []
+    for call in (
+        lambda: migration.begin(KEYS, first),
+        lambda: migration.end(dict.fromkeys(KEYS, True), first),
+        lambda: migration.begin([K, L], first),
+        lambda: migration.begin([K, L], second),
+        lambda: migration.end({K: True, L: False}, first),
+        lambda: migration.end({K: True, L: True}, second),
+        lambda: migration.begin_copy([M], third),
+        lambda: migration.withdraw([M], third),
+        lambda: migration.dirty(KEYS),
+        lambda: migration.open_to(0.5),
+        lambda: migration.reap(HOUR),
+        migration.summary,
+    ):
+        wire.reset()
+        await settle(call())
+        costs.append(len(wire.statements))
+    assert costs == [2, 1, 2, 2, 2, 2, 2, 1, 1, 2, 1, 1]
+
+
+# --- errors
+
+
+class Interrupted(BaseException):
+    """Like KeyboardInterrupt or a task's cancellation."""
+
+
+async def test_a_lost_reply_of_what_may_be_repeated_is_made_up_for(rows: Rows) -> None:
+    """Where a connection breaks before or after any statement took effect, the call comes to the same end."""
+    wire = Wire(rows.engine)
+    for when, number in itertools.product(("before", "after"), (1, 2)):
+        wire.reset()
+        name = next(migrations)
+        ledger, reference = rows.ledger.migration(name, IDENTITY), Reference()
+        tokens = [new_token() for _ in range(4)]
+        for keys, token in zip(([K, L], [L, M], [M], [L]), tokens, strict=True):
+            await settle(ledger.begin(keys, token))
+            reference.table.begin(keys, token, 0)
+        for call in ("withdraw", "end", "open_to", "dirty", "reap", "summary"):
+            wire.reset()
+            setattr(wire, when, wire.lose(number))
+            if call == "withdraw":
+                reference.table.withdraw([M, L], tokens[1])
+                await settle(ledger.withdraw([M, L], tokens[1]))
+            elif call == "end":
+                reference.table.end({K: True, L: True}, tokens[0])
+                await settle(ledger.end({K: True, L: True}, tokens[0]))
+            elif call == "open_to":
+                assert await settle(ledger.open_to(0.5)) == reference.table.open_to(0.5)
+            elif call == "dirty":
+                assert set(await settle(ledger.dirty(KEYS))) == set(reference.table.dirty(KEYS))
+            elif call == "reap":
+                rows.grow_older(name, HOUR)
+                reference.table.reap(HOUR, 100)
+                await settle(ledger.reap(1.0))
+            else:
+                assert (await settle(ledger.summary())).stale == reference.table.summary(0).stale
+            assert rows.state(name) == reference.state()
+
+
+async def test_a_deadlock_of_what_may_be_repeated_is_repeated_twice(rows: Rows, migration: Any) -> None:
+    """`end` is issued again when it was a deadlock's victim, and after the third time the error passes."""
+    token = new_token()
+    await settle(migration.begin([K], token))
+    wire = Wire(rows.engine)
+    wire.before = wire.deadlock(1, 2, 3)
+    with pytest.raises(DBAPIError, match="Deadlock"):
+        await settle(migration.end({K: True}, token))
+    wire.reset()
+    wire.before = wire.deadlock(1, 2)
+    await settle(migration.end({K: True}, token))
+    assert rows.state("users") == {}
+
+
+@pytest.mark.parametrize("call", ["begin", "begin_copy"])
+async def test_begin_says_when_it_certainly_took_no_effect(rows: Rows, migration: Any, call: str) -> None:
+    """NotApplied is raised from what the server said of the first statement, which is not issued again."""
+    await settle(migration.dirty([K]))
+    wire = Wire(rows.engine)
+    wire.before = wire.deadlock(1)
+    with pytest.raises(NotApplied) as refused:
+        await settle(getattr(migration, call)([K], new_token()))
+    assert isinstance(refused.value.__cause__, OperationalError)
+    assert len(wire.statements) == 1
+    assert rows.state("users") == {}
+
+
+@pytest.mark.parametrize("call", ["begin", "begin_copy"])
+@pytest.mark.parametrize(("when", "number"), [("before", 1), ("after", 1), ("before", 2), ("after", 2)])
+async def test_begin_leaves_open_what_is_unknown(
+    rows: Rows, migration: Any, call: str, when: str, number: int
+) -> None:
+    """A connection that breaks at any moment of `begin` is no NotApplied, and nothing is issued again."""
+    await settle(migration.dirty([K]))
+    wire, token = Wire(rows.engine), new_token()
+    setattr(wire, when, wire.lose(number))
+    with pytest.raises(OperationalError, match="lost"):
+        await settle(getattr(migration, call)([K], token))
+    assert len(wire.statements) == number
+    assert rows.state("users") == (
+        {} if (when, number) == ("before", 1) else {K: (frozenset({token}), False, False)}
+    )
+
+
+async def test_a_refusal_after_the_token_was_taken_is_unknown(rows: Rows, migration: Any) -> None:
+    """What the server refuses after it made the token pending is no NotApplied."""
+    await settle(migration.dirty([K]))
+    wire = Wire(rows.engine)
+    wire.before = wire.deadlock(2)
+    with pytest.raises(OperationalError):
+        await settle(migration.begin([K], new_token()))
+    assert set(rows.state("users")) == {K}
+
+
+async def test_no_connection_is_no_effect(rows: Rows) -> None:
+    """A pool that has no connection to give, on first use or later, raises NotApplied from its error."""
+    engine = rows.new_engine(pool_size=1, max_overflow=0, pool_timeout=0.01)
+    migration = rows.migration(engine=engine)
+    for _ in range(2):
+        connection = engine.connect() if not rows.asyncio else await engine.connect()
+        with pytest.raises(NotApplied) as refused:
+            await settle(migration.begin([K], new_token()))
+        assert isinstance(refused.value.__cause__, PoolTimeoutError)
+        await settle(connection.close())
+        await settle(migration.dirty([K]))
+    assert rows.state("users") == {}
+
+
+async def test_an_interruption_leaves_no_key_half_done(rows: Rows) -> None:
+    """Interrupted before or after any statement, each key is as before the call or as after it."""
+    wire = Wire(rows.engine)
+    done = 0
+    for call, when, number in itertools.product(("begin", "end", "withdraw"), ("before", "after"), (1, 2)):
+        name = next(migrations)
+        ledger, reference = rows.ledger.migration(name, IDENTITY), Reference()
+        mine, other = new_token(), new_token()
+        for keys, token in ((KEYS, mine), ([L], other)) if call != "begin" else (([L], other),):
+            await settle(ledger.begin(keys, token))
+            reference.table.begin(keys, token, 0)
+        before = reference.state()
+        await settle(ledger.dirty(KEYS))
+
+        def interrupt(statement: int, number: int = number) -> None:
+            if statement == number:
+                raise Interrupted
+
+        wire.reset()
+        setattr(wire, when, interrupt)
+        with pytest.raises(Interrupted):
+            if call == "begin":
+                reference.table.begin(KEYS, mine, 1)
+                await settle(ledger.begin(KEYS, mine))
+            elif call == "end":
+                reference.table.end({K: True, L: True, M: False}, mine)
+                await settle(ledger.end({K: True, L: True, M: False}, mine))
+            else:
+                reference.table.withdraw(KEYS, mine)
+                await settle(ledger.withdraw(KEYS, mine))
+        wire.reset()
+        found, after = rows.state(name), reference.state()
+        for key in KEYS:
+            assert found.get(key) in {before.get(key), after.get(key)}
+            done += found.get(key) != before.get(key)
+    assert done > 10
+
+
+async def test_a_cancelled_begin_leaves_the_ledger_in_order(on_server: Rows, migration: Any) -> None:
+    """A task that is cancelled while it waits for a row leaves a token or none, and a pool that works."""
+    if not on_server.asyncio:
+        pytest.skip("threads are not cancelled")
+    first, second = new_token(), new_token()
+    await settle(migration.begin([K], first))
+    with LockedRow(on_server, K):
+        waiting = on_server.start(lambda: migration.begin([K], second))
+        await _until_waiting(on_server)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    await settle(migration.end({K: True}, first))
+    assert on_server.state("users") in (
+        {},
+        {K: (frozenset({second}), False, False)},
+        {K: (frozenset({second}), True, True)},
+    )
+
+
+# --- first use, and what is found there
+
+
+async def test_tables_are_made_on_first_use(rows: Rows) -> None:
+    """`migration` does no I/O, its first call makes the tables and the row, and later ones issue no DDL."""
+    wire = Wire(rows.engine)
+    migration = rows.ledger.migration("users", IDENTITY)
+    assert wire.statements == []
+    await settle(migration.dirty([K]))
+    assert sum(statement.startswith("CREATE TABLE") for statement in wire.statements) == 2
+    assert rows.indexes() == [f"{rows.tables}_keys_oldest"]
+    wire.reset()
+    await settle(migration.dirty([K]))
+    await settle(rows.ledger.migration("orders", IDENTITY).dirty([K]))
+    await settle(rows.ledger.create_tables())
+    assert not any(statement.startswith("CREATE") for statement in wire.statements)
+
+
+async def test_tables_can_be_made_beforehand(rows: Rows) -> None:
+    """`ddl` is what makes the tables, and then they are used as they are."""
+    for statement in rows.ledger.ddl.split(";\n")[:-1]:
+        rows.execute(statement)
+    wire = Wire(rows.engine)
+    await settle(rows.ledger.migration("users", IDENTITY).begin([K], new_token()))
+    assert not any(statement.startswith("CREATE") for statement in wire.statements)
+
+
+async def test_tables_half_made_are_completed(rows: Rows, migration: Any) -> None:
+    """A process that died while it made the tables leaves what another one completes."""
+    rows.execute(rows.ledger.ddl.split(";\n")[0])
+    await settle(migration.begin([K], new_token()))
+    assert rows.indexes() == [f"{rows.tables}_keys_oldest"]
+
+
+async def test_a_first_use_that_failed_is_tried_again(rows: Rows, migration: Any) -> None:
+    """An object whose first call failed works as soon as the database does."""
+    wire = Wire(rows.engine)
+    wire.before = wire.deadlock(*range(1, 100))
+    with pytest.raises(OperationalError):
+        await settle(migration.dirty([K]))
+    wire.reset()
+    await settle(migration.begin([K], new_token()))
+    assert set(rows.state("users")) == {K}
+
+
+async def test_a_schema_may_be_named(rows: Rows) -> None:
+    """The tables are made and used in the schema that is named, and not where the database looks first."""
+    schema = {"sqlite": "main", "postgresql": "Zddm schema", "mariadb": rows.world.beside.url.database}[
+        rows.backend
+    ]
+    if rows.backend == "postgresql":
+        rows.execute(f'CREATE SCHEMA "{schema}"')
+    try:
+        token = new_token()
+        migration = rows.migration(schema=schema, engine=rows.engine)
+        await settle(migration.begin([K, L], token))
+        await settle(migration.end({K: True, L: False}, token))
+        assert list(await settle(migration.dirty([K, L]))) == [L]
+        assert inspect(rows.world.beside).has_table(f"{rows.tables}_keys", schema=schema)
+        assert inspect(rows.world.beside).has_table(f"{rows.tables}_keys") == (rows.backend != "postgresql")
+    finally:
+        if rows.backend == "postgresql":
+            rows.execute(f'DROP SCHEMA "{schema}" CASCADE')
+
+
+async def test_opened_is_raised_to_what_the_ledger_is_told(rows: Rows) -> None:
+    """`opened=` holds for migrations that are new and for those that are there, and never lowers them."""
+    assert (await settle(rows.migration(opened=0.25).begin([K], new_token()))).opened == 0.25
+    assert (await settle(rows.migration(opened=1.0).begin([K], new_token()))).opened == 1.0
+    last = rows.migration(opened=0.5)
+    assert last.last_summary().opened == 0.5
+    assert (await settle(last.begin([K], new_token()))).opened == 1.0
+    assert last.last_summary().opened == 1.0
+
+
+async def test_another_hasher_is_refused(rows: Rows, migration: Any) -> None:
+    """Rows that were written under one hasher are no use under another."""
+    await settle(migration.begin([K], new_token()))
+    other = rows.ledger.migration("users", "fnv1a-64")
+    for call in (
+        lambda: other.dirty([K]),
+        lambda: other.begin([K], new_token()),
+        lambda: other.end({K: True}, b"t"),
+    ):
+        with pytest.raises(LedgerMismatch, match=r"begun with hasher 'xxh3-64', this gate has 'fnv1a-64'"):
+            await settle(call())
+    assert len(rows.state("users")[K][0]) == 1
+
+
+async def test_another_schema_version_is_refused(rows: Rows, migration: Any) -> None:
+    """Rows of another version of this library are left alone, from its first call on or from the next."""
+    await settle(migration.dirty([K]))
+    rows.execute("UPDATE {migrations} SET schema_version = 2")
+    for found in (migration, rows.migration()):
+        with pytest.raises(LedgerMismatch, match=r"schema version 2.*same version in every process"):
+            await settle(found.dirty([K]))
+
+
+@pytest.mark.parametrize("table", ["keys", "migrations"])
+async def test_a_foreign_table_is_refused(rows: Rows, migration: Any, table: str) -> None:
+    """A table of the same name with other columns is named, and not touched."""
+    rows.execute(f"CREATE TABLE {{{table}}} (id INTEGER PRIMARY KEY)")
+    for call in (
+        lambda: migration.begin([K], new_token()),
+        lambda: migration.dirty([K]),
+        rows.ledger.create_tables,
+    ):
+        with pytest.raises(LedgerMismatch, match=rf"'{rows.tables}_{table}'.*tables="):
+            await settle(call())
+    other = {"keys": "migrations", "migrations": "keys"}[table]
+    assert not inspect(rows.world.beside).has_table(f"{rows.tables}_{other}")
+
+
+@pytest.mark.parametrize("loss", ["row", "table", "row made anew", "tables made anew"])
+async def test_a_lost_ledger_is_noticed(rows: Rows, loss: str) -> None:
+    """Rows that are gone, or were made anew since, raise LedgerMismatch for as long as the object lives."""
+    migration = rows.ledger.migration("users", IDENTITY)
+    await settle(migration.dirty([K]))
+    if loss.startswith("row"):
+        rows.execute("DELETE FROM {migrations}")
+    else:
+        rows.execute("DROP TABLE {migrations}")
+        rows.execute("DROP TABLE {keys}")
+    if loss.endswith("anew"):
+        await settle(rows.migration().dirty([K]))
+    for call in (
+        lambda: migration.dirty([K]),
+        lambda: migration.begin([K], new_token()),
+        lambda: migration.begin_copy([K], new_token()),
+        lambda: migration.open_to(0.5),
+        migration.summary,
+    ):
+        with pytest.raises(LedgerMismatch, match=r"lost, or made anew.*keep the gate at 0.*empty or verify New"):
+            await settle(call())
+
+
+async def test_tokens_that_are_none_are_noticed(rows: Rows, migration: Any) -> None:
+    """A row that something else wrote to raises LedgerMismatch."""
+    token = new_token()
+    await settle(migration.begin([K], token))
+    for pending in ("x", "|" + "a" * 48 + "@" + "1" * 15, "|" + "a" * 47 + "|@" + "1" * 16):
+        rows.execute("UPDATE {keys} SET pending = :pending", pending=pending)
+        with pytest.raises(LedgerMismatch, match="corrupt"):
+            await settle(migration.begin_copy([K], new_token()))
+        with pytest.raises(LedgerMismatch, match="corrupt"):
+            await settle(migration.dirty([K]))
+
+
+CREATE_AT_ONCE = """
+import sys
+from sqlalchemy import create_engine
+from zddm_adapters.sqlalchemy import SqlAlchemyLedger
+engine = create_engine(sys.argv[1], isolation_level="AUTOCOMMIT", **eval(sys.argv[3]))
+engine.connect().close()
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(6):
+    ledger = SqlAlchemyLedger(engine, tables=f"{sys.argv[2]}_{number}")
+    ledger.migration("users", "xxh3-64").begin([b"k"], sys.argv[4].encode())
+engine.dispose()
+"""
+
+
+def _run_at_once(commands: Sequence[Sequence[str]]) -> None:
+    """Run programs that say when they are ready, and let them go on together."""
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for command in commands]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+        assert {process.wait(60) for process in processes} == {0}
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+async def test_processes_may_make_the_tables_at_once(rows: Rows) -> None:
+    """Of processes that come first at the same moment none fails, and all find one another."""
+    if rows.asyncio:
+        pytest.skip("a process of one world is enough")
+    url = rows.world.database.blocking.render_as_string(hide_password=False)
+    command = [sys.executable, "-c", CREATE_AT_ONCE, url, rows.tables, repr(rows.world.database.options)]
+    await asyncio.to_thread(_run_at_once, [[*command, f"process-{number}"] for number in range(2)])
+    for number in range(6):
+        migration = rows.migration(tables=f"{rows.tables}_{number}", engine=rows.engine)
+        assert (await settle(migration.summary())).pending == 2
+        for table in ("keys", "migrations"):
+            rows.execute(f"DROP TABLE {rows.tables}_{number}_{table}")
+
+
+async def test_a_database_in_memory_is_refused() -> None:
+    """An SQLite database that nobody else sees is no shared ledger."""
+    for url in ("sqlite://", "sqlite:///:memory:", "sqlite:///file:shared?mode=memory&cache=shared&uri=true"):
+        engine = create_engine(url, poolclass=NullPool)
+        with pytest.raises(Unsupported, match="InMemoryLedger"):
+            SqlAlchemyLedger(engine)
+        engine.dispose()
+
+
+async def test_what_makes_no_ledger_is_refused() -> None:
+    """The other world's engine, other databases and names that are none are refused at once."""
+    blocking, asyncio_ = create_engine("sqlite:///x"), create_async_engine("sqlite+aiosqlite:///x")
+    with pytest.raises(TypeError, match="AsyncSqlAlchemyLedger and AsyncProxy"):
+        SqlAlchemyLedger(asyncio_)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - on purpose
+    with pytest.raises(TypeError, match="create_async_engine"):
+        AsyncSqlAlchemyLedger(blocking)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - on purpose
+    for dialect in (mssql.dialect(), asyncpg.dialect(), mysqlconnector.dialect()):
+        with pytest.raises(Unsupported, match=dialect.driver):
+            LedgerTables(dialect, "zddm", None)
+    for prefix in ("", "a b", "a;b", "1a", "a%s", "a" * 41):
+        with pytest.raises(ValueError, match="tables="):
+            SqlAlchemyLedger(blocking, tables=prefix)
+    for schema in ("", "%s"):
+        with pytest.raises(ValueError, match="schema="):
+            SqlAlchemyLedger(blocking, schema=schema)
+    with pytest.raises(InvalidRollout):
+        SqlAlchemyLedger(blocking, opened=1.5)
+
+
+def test_it_is_a_ledger() -> None:
+    """Both twins fit the protocols, for type checkers and at run time."""
+    blocking, asyncio_ = create_engine("sqlite:///x"), create_async_engine("sqlite+aiosqlite:///x")
+    ledger: Ledger = SqlAlchemyLedger(blocking)
+    twin: AsyncLedger = AsyncSqlAlchemyLedger(asyncio_)
+    rows: MigrationLedger = ledger.migration("users", IDENTITY)
+    twin_rows: AsyncMigrationLedger = twin.migration("users", IDENTITY)
+    assert ledger.shared
+    assert twin.shared
+    assert rows.last_summary() == twin_rows.last_summary() == (0, 0, None, 0.0, 0)
+
+
+# --- concurrency
+
+
+@dataclass
+class Held:
+    """One token on one key, by the moments at which a worker knows something of it."""
+
+    key: bytes
+    copy: bool
+    told_contended: bool
+    begun: float  # acknowledged
+    how: str
+    ending: float  # about to be issued
+    asked: float  # about to be begun
+
+
+def surely_overlap(one: Held, other: Held) -> bool:
+    """Whether both were pending at one moment, whatever the network did."""
+    return max(one.begun, other.begun) < min(one.ending, other.ending)
+
+
+async def storm(rows: Rows, workers: int, rounds: int, keys: Sequence[bytes], most: int) -> tuple[list[Held], int]:
+    """Workers that begin, copy, end and withdraw as they like; what they held, and how often they were refused."""
+    held: list[Held] = []
+    begins: list[bytes] = []
+    refused: list[NotApplied] = []
+
+    def worker(number: int) -> Callable[[], Awaitable[None]]:
+        chance = random.Random(number)
+        migration = rows.migration(engine=rows.engine)
+
+        async def body() -> None:
+            for _ in range(rounds):
+                mine = chance.sample(keys, chance.randint(1, most))
+                copy, how = chance.random() < 0.4, chance.choice(["ok", "ok", "ok", "failed", "withdrawn"])
+                token, asked = new_token(), time.monotonic()
+                try:
+                    grant = await settle((migration.begin_copy if copy else migration.begin)(mine, token))
+                except NotApplied as error:
+                    refused.append(error)
+                    continue
+                begun = time.monotonic()
+                begins.append(token)
+                got = sorted(grant.granted) if copy else mine
+                if chance.random() < 0.4:  # linger until someone else has begun, so that much overlaps
+                    seen = len(begins)
+                    for _ in range(20):
+                        if len(begins) != seen:
+                            break
+                        await asyncio.sleep(0.001)
+                ending = time.monotonic()
+                if how == "withdrawn":
+                    await settle(migration.withdraw(got, token))
+                else:
+                    await settle(migration.end(dict.fromkeys(got, how == "ok"), token))
+                held.extend(
+                    Held(key, copy, not copy and key in grant.contended, begun, how, ending, asked) for key in got
+                )
+
+        return body
+
+    await rows.together(*(worker(number) for number in range(workers)))
+    return held, len(refused)
+
+
+@pytest.mark.parametrize(("keys", "most"), [(1, 1), (6, 4)], ids=["one key", "batches"])
+async def test_a_storm_of_calls_keeps_the_rules(rows: Rows, keys: int, most: int) -> None:
+    """No copies at once, contention is told and ends stale, and no error escapes but NotApplied."""
+    names = [b"key-%d" % number for number in range(keys)]
+    rows.engine = rows.new_engine() if rows.backend == "sqlite" else rows.new_engine(pool_size=8)
+    await settle(rows.migration(engine=rows.engine).dirty([K]))
+    held, refused = await storm(rows, 6, 25, names, most)
+    state = rows.state("users")
+    overlaps = 0
+    for key in names:
+        here = sorted((each for each in held if each.key == key), key=lambda each: each.begun)
+        for one, other in itertools.combinations(here, 2):
+            if not surely_overlap(one, other):
+                continue
+            overlaps += 1
+            assert not (one.copy and other.copy)
+            # A copy is only granted alone, so where one and a write are at once the write came later.
+            assert one.told_contended or other.told_contended
+            if "withdrawn" in {one.how, other.how}:
+                continue
+            both_ending = max(one.ending, other.ending)
+            if not any(each.begun > both_ending and each.how == "ok" for each in here):
+                assert key in state
+                assert state[key][1]
+        assert not state.get(key, ((), False, False))[0]
+    assert overlaps > 0
+    if rows.backend != "mariadb":  # InnoDB's locks of gaps may make victims; the others' are taken in order
+        assert refused == 0
+
+
+async def test_of_many_at_once_one_may_copy(rows: Rows) -> None:
+    """Of copies that begin at the same moment one is granted each key (H17)."""
+    migration = rows.migration(engine=rows.engine)
+    for _ in range(8):
+        key = new_token()
+        await settle(migration.dirty([key]))
+        tokens = [new_token() for _ in range(5)]
+
+        def copy(token: bytes, key: bytes = key) -> Callable[[], Awaitable[CopyGrant]]:
+            async def body() -> CopyGrant:
+                return await settle(migration.begin_copy([key], token))
+
+            return body
+
+        grants = await rows.together(*map(copy, tokens))
+        assert sum(key in grant.granted for grant in grants) == 1
+
+
+async def test_all_that_are_at_once_end_stale(rows: Rows) -> None:
+    """Of writes that hold a key at once all but one are told, and it is stale though all ended well (H2)."""
+    migration = rows.migration(engine=rows.engine)
+    await settle(migration.dirty([K]))
+    tokens = [new_token() for _ in range(5)]
+
+    def of(call: Callable[[bytes], Any]) -> list[Callable[[], Awaitable[Any]]]:
+        def body(token: bytes) -> Callable[[], Awaitable[Any]]:
+            async def run() -> Any:
+                return await settle(call(token))
+
+            return run
+
+        return [body(token) for token in tokens]
+
+    for _ in range(4):
+        grants = await rows.together(*of(lambda token: migration.begin([K, L], token)))
+        assert sum(K in grant.contended for grant in grants) >= len(tokens) - 1
+        await rows.together(*of(lambda token: migration.end({K: True, L: True}, token)))
+        assert rows.state("users") == dict.fromkeys([K, L], (frozenset(), True, False))
+        await settle(migration.begin([K, L], tokens[0]))
+        await settle(migration.end({K: True, L: True}, tokens[0]))
+        assert rows.state("users") == {}
+
+
+class LockedRow:
+    """Holds the lock of a key's row from another transaction."""
+
+    def __init__(self, rows: Rows, *keys: bytes) -> None:
+        self.rows, self.keys = rows, keys
+        self.connection = rows.world.beside.connect()
+
+    def lock(self, key: bytes, how: str = "") -> None:
+        name = "`key`" if self.rows.backend == "mariadb" else '"key"'
+        statement = (
+            f"SELECT 1 FROM {self.rows.tables}_keys WHERE migration = 'users' AND {name} = :key FOR UPDATE{how}"
+        )
+        assert self.connection.execute(text(statement), {"key": key}).all()
+
+    def __enter__(self) -> Self:
+        for key in self.keys:
+            self.lock(key)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.connection.rollback()
+        self.connection.close()
+
+
+async def _until_waiting(rows: Rows) -> None:
+    """Wait until a statement waits for a lock."""
+    waiting = {
+        "postgresql": "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'",
+        "mariadb": "SELECT 1 FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
+    }
+    deadline = time.monotonic() + 20
+    while True:
+        # MariaDB looks again only after 0.1 s in which nobody asked, and else answers what it saw before.
+        await asyncio.sleep(0.11 if rows.backend == "mariadb" else 0.005)
+        if rows.execute(waiting[rows.backend]):
+            return
+        assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("call", ["begin", "end", "end of some", "withdraw"])
+async def test_locks_are_taken_in_the_order_of_the_keys(on_server: Rows, call: str) -> None:
+    """What waits for a key holds none that comes after it, wherever the rows are in the table."""
+    rows, token = on_server, new_token()
+    options: dict[str, Any] = {}
+    if rows.backend == "postgresql":  # so that its plans go through the table in the order of its file
+        options = {"connect_args": {"options": "-c enable_indexscan=off"}}
+    migration = rows.migration(engine=rows.new_engine(**options))
+    for key in (M, L, K):
+        await settle(migration.begin([key], new_token()))
+    await settle(migration.begin([M, L, K], token))
+    calls: dict[str, Callable[[], Any]] = {
+        "begin": lambda: migration.begin([M, L, K], new_token()),
+        "end": lambda: migration.end({M: True, L: True, K: True}, token),
+        "end of some": lambda: migration.end({M: False, L: False, K: False}, token),
+        "withdraw": lambda: migration.withdraw([M, L, K], token),
+    }
+    with LockedRow(rows, L):
+        waiting = rows.start(calls[call])
+        await _until_waiting(rows)
+        with LockedRow(rows) as beside:
+            beside.lock(M, " NOWAIT")
+            with pytest.raises(OperationalError):
+                beside.lock(K, " NOWAIT")
+    await waiting
+
+
+@pytest.mark.parametrize("call", ["begin", "begin_copy"])
+async def test_opened_is_read_when_the_token_is_pending(on_server: Rows, call: str) -> None:
+    """A begin that waits for a row while a rival opens wider returns the wider `opened` (H8)."""
+    rows, token = on_server, new_token()
+    migration, rival = rows.migration(), rows.migration()
+    await settle(migration.begin([K], token))
+    await settle(migration.end({K: False}, token))  # leaves a row to wait for
+    await settle(rival.open_to(0.25))
+    with LockedRow(rows, K):
+        waiting = rows.start(lambda: getattr(migration, call)([K], new_token()))
+        await _until_waiting(rows)
+        await settle(rival.open_to(1.0))
+    assert (await waiting).opened == 1.0
+
+
+async def test_the_victim_of_a_deadlock_is_told(on_server: Rows) -> None:
+    """A begin that the server gives up for another transaction raises NotApplied, and holds no key."""
+    rows = on_server
+    if rows.backend == "mariadb":
+        pytest.skip("InnoDB may choose the other one")
+    engine = rows.new_engine(connect_args={"options": "-c deadlock_timeout=700ms"})
+    migration, first, second = rows.migration(engine=engine), new_token(), new_token()
+    await settle(migration.begin([K, L], first))
+    with LockedRow(rows, L) as beside:
+        beside.connection.execute(text("SET LOCAL deadlock_timeout = '20s'"))  # the other one will notice
+        waiting = rows.start(lambda: migration.begin([K, L], second))
+        await _until_waiting(rows)
+        thread = threading.Thread(target=beside.lock, args=(K,))
+        thread.start()
+        with pytest.raises(NotApplied) as refused:
+            await waiting
+        await asyncio.to_thread(thread.join)
+    assert getattr(refused.value.__cause__.orig, "sqlstate", None) == "40P01"  # type: ignore[union-attr] - DBAPIError
+    assert rows.state("users") == dict.fromkeys([K, L], (frozenset({first}), False, False))
+
+
+# --- the server goes away
+
+
+@pytest.fixture(scope="module")
+def mortal_server() -> Iterator[PostgreSqlServer]:
+    """A PostgreSQL server that tests may stop, for no one else uses it."""
+    server = PostgreSqlServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("world_name", ["blocking", "asyncio"])
+async def test_a_restart_of_the_server_costs_one_begin(mortal_server: PostgreSqlServer, world_name: str) -> None:
+    """A begin in flight is unknown, the next idempotent call works at once, and nothing was forgotten."""
+    url = mortal_server.url("postgres", asyncio=True)
+    engine: Any
+    if world_name == "asyncio":
+        engine = create_async_engine(url, isolation_level="AUTOCOMMIT")
+        ledger: Any = AsyncSqlAlchemyLedger(engine, tables=world_name)
+    else:
+        engine = create_engine(url, isolation_level="AUTOCOMMIT")
+        ledger = SqlAlchemyLedger(engine, tables=world_name)
+    beside = create_engine(url)
+    migration, token, other = ledger.migration("users", IDENTITY), new_token(), new_token()
+    try:
+        await settle(migration.begin([K, L], token))
+        lock = beside.connect()
+        lock.execute(text(f"SELECT 1 FROM {world_name}_keys WHERE key = :key FOR UPDATE"), {"key": L})
+        call: Any = migration.begin([L], other) if world_name == "asyncio" else None
+        waiting = asyncio.ensure_future(call or asyncio.to_thread(migration.begin, [L], other))
+        with beside.connect() as look:
+            deadline = time.monotonic() + 20
+            cut = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+            while not look.execute(cut).all():
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.005)
+        with pytest.raises(OperationalError):
+            await waiting
+        await asyncio.to_thread(mortal_server.halt)
+        with pytest.raises(NotApplied):
+            await settle(migration.begin([M], other))  # nobody listens
+        await asyncio.to_thread(mortal_server.launch)
+        lock.invalidate()
+        lock.close()
+        assert set(await settle(migration.dirty(KEYS))) == {K, L}
+        await asyncio.to_thread(mortal_server.halt)
+        await asyncio.to_thread(mortal_server.launch)
+        await settle(migration.end({K: True}, token))  # over a connection of the server that was
+        assert list(await settle(migration.dirty(KEYS))) == [L]
+        assert await settle(migration.begin([K], new_token())) == Grant(frozenset(), 0.0, 0)
+    finally:
+        await settle(engine.dispose())
+        beside.dispose()
+
+
+# --- with the proxy
+
+
+class Process:
+    """What one process of an application has of its own: engine, ledger, gate and proxy."""
+
+    def __init__(self, rows: Rows, old: Any, new: Any, rate: float) -> None:
+        self.gate = TrafficGate(rate)
+        kind: Any = AsyncProxy if rows.asyncio else Proxy
+        self.proxy = kind(self.gate, old, new, name="users", ledger=rows.new_ledger())
+
+
+async def test_two_processes_kill_and_resume(rows: Rows) -> None:
+    """What one process writes while it is killed is not served stale by the other, nor after a restart."""
+    old: Any = AsyncInMemoryAdapter() if rows.asyncio else InMemoryAdapter()
+    new: Any = AsyncInMemoryAdapter() if rows.asyncio else InMemoryAdapter()
+    one, two = Process(rows, old, new, 1.0), Process(rows, old, new, 1.0)
+    await settle(one.proxy.write("k", "v1"))
+    assert await settle(two.proxy.read("k")) == "v1"
+    assert await settle(new.read("k")) == "v1"
+
+    two.gate.set_rate(0.0)  # the kill has reached one of them (H8)
+    await settle(two.proxy.write("k", "v2"))
+    assert await settle(new.read("k")) == "v1"
+    assert await settle(one.proxy.read("k")) == "v2"
+    assert await settle(new.read("k")) == "v2"  # it was copied
+    two.gate.set_rate(1.0)
+    assert await settle(two.proxy.read("k")) == "v2"
+
+    one.gate.set_rate(0.0)
+    two.gate.set_rate(0.0)
+    await settle(one.proxy.write("k", "v3"))
+    assert await settle(new.read("k")) == "v2"
+    await rows.close_engines()  # both processes end, and are started anew
+    one, two = Process(rows, old, new, 1.0), Process(rows, old, new, 0.0)
+    assert await settle(two.proxy.read("k")) == "v3"
+    assert await settle(one.proxy.read("k")) == "v3"
+    assert await settle(new.read("k")) == "v3"
+    await settle(two.proxy.write("k", "v4"))
+    assert await settle(one.proxy.read("k")) == "v4"
