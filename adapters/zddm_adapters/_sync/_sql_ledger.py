@@ -66,6 +66,7 @@ class SqlAlchemyLedger:
       error, for one more round trip a call.
     - Ages of tokens are by the clock of the database's host: it may be slewed, and must not jump forward.
     - In PostgreSQL and MySQL, READ COMMITTED is the isolation level that conflicts the least.
+    - A forked child needs connections of its own: `engine.dispose(close=False)` there, as SQLAlchemy says.
     - SQLite is for the processes of one host. Give it `connect_args={"timeout": 30}`, and set
       `PRAGMA journal_mode=WAL`, so that readers do not wait for writers.
 
