@@ -37,7 +37,7 @@ def test_the_code_runs_and_prints_what_the_page_shows(postgresql_database, monke
     assert checked == TEXT.count("```python") == 2
     with names["old_engine"].connect() as connection:
         assert connection.execute(text("SHOW statement_timeout")).scalar() == "2s"
-    for each in (engine, names["old_engine"], names["new_engine"]):
+    for each in (engine, names["old_engine"], names["new_engine"], names["ledger_engine"]):
         each.dispose()
 
 
