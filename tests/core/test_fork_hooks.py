@@ -6,10 +6,12 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.core.worlds import Trouble, World
 from zddm_flags import Rollout, StaticSource, TrafficGate
 from zddm_flags._fork import after_fork_in_child
 
@@ -72,6 +74,24 @@ def test_hooks_of_many_threads() -> None:
         for thread in threads:
             thread.join(30)
     assert in_child(lambda: len(made) == 800 and all(hooked.forked for hooked in made))
+
+
+def test_keys_without_a_mark() -> None:
+    """What a parent changed without the ledger is read from Old in its child, and marked there once it is met."""
+    world = World("blocking")
+    values = {"ada": "v1"}
+    migration = world.migration(1.0, old=values, new=values, on_ledger_error="available")
+    migration.ledger.before["begin"] = Trouble()
+    migration.proxy.write("ada", "v2")
+    migration.ledger.recover()
+
+    def read_and_wait() -> bool:
+        read = migration.proxy.read("ada")
+        while migration.proxy.stats().unmarked_keys:
+            time.sleep(0.01)
+        return read == "v2" and migration.left == (1, 0)
+
+    assert in_child(read_and_wait)
 
 
 def test_a_fork_while_a_rate_is_set() -> None:
