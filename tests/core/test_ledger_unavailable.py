@@ -131,6 +131,24 @@ async def test_key_is_not_marked_while_it_is_changed(world: World) -> None:
     assert migration.left == (1, 0)
 
 
+async def test_key_is_not_marked_between_two_changes(world: World) -> None:
+    """A key that two writes change at once is marked after both."""
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+    left: list[int] = []
+
+    async def write_and_mark() -> None:
+        await migration.write(KEY, "v3")
+        migration.ledger.recover()
+        left.append(await world.call(migration.proxy.mark_unmarked))
+
+    migration.old.before["write"] = write_and_mark
+    await migration.write(KEY, "v2")
+    assert left == [1]
+    assert await world.call(migration.proxy.mark_unmarked) == 0
+    assert migration.left == (1, 0)
+
+
 async def test_key_changed_again_while_it_is_marked(world: World) -> None:
     """A key that is changed while its mark is on the way is marked once more."""
     migration = available(world)
@@ -197,6 +215,7 @@ async def test_too_many_keys(world: World) -> None:
     assert migration.calls() == ["ledger.begin"] * 3
     assert migration.old.values == {KEY: "v3", "alan": "w1"}
     await migration.write("alan", "w2")
+    await migration.write("alan", "w3")  # is remembered already
     assert migration.stats().unmarked_keys == 2
 
 
@@ -243,6 +262,17 @@ async def test_keys_are_marked_by_themselves(world: World) -> None:
     await migration.write("alan", "w2")
     migration.ledger.recover()
     await world.until(lambda: migration.left == (2, 0))
+
+
+async def test_long_outage(world: World) -> None:
+    """Marking goes on in the background until the ledger answers, however long that takes."""
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+    await migration.write(KEY, "v2")
+    migration.calls()
+    await world.until(lambda: "ledger.begin" in migration.journal)
+    migration.ledger.recover()
+    await world.until(lambda: migration.left == (1, 0))
 
 
 async def test_close_marks(world: World, capsys: pytest.CaptureFixture[str]) -> None:
