@@ -344,9 +344,8 @@ CRASH_WITHOUT_THE_LEDGER = Scenario(
     steps={
         "out": Outage("ledger"),
         "write": Write("A", "k", "v2", after=("out",)),
-        "mark": MarkUnmarked("A"),
+        "other": Write("A", "l", "w2", after=("out",)),
         "crash": Crash("A"),
-        "read": Read("B", "k", after=("crash",)),
     },
 )
 WRITTEN_AGAIN_WITHOUT_THE_LEDGER = Scenario(  # while a mark is so slow that it is reaped, and its key copied
