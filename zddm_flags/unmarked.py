@@ -21,8 +21,8 @@ class Unmarked(NamedTuple):
     """Changes of Old that are in progress: until they end it is too soon to mark the key."""
     unsure: bool
     """A change of Old raised, so that it may yet land: a mark alone would come too soon."""
-    times: int
-    """How often the key was changed, so that a mark is not taken for one of a later change."""
+    last: bytes
+    """Names the last change, and never another, so that a mark is not taken for one of a later change."""
 
 
 class UnmarkedKeys(dict[bytes, Unmarked]):
@@ -41,8 +41,8 @@ class UnmarkedKeys(dict[bytes, Unmarked]):
         copied.update(self)
         return copied
 
-    def add(self, names: Iterable[bytes]) -> None:
-        """Remember the keys, before Old is changed.
+    def add(self, names: Iterable[bytes], change: bytes) -> None:
+        """Remember the keys, before Old is changed. No two changes have the same name `change`.
 
         Raises:
             LedgerUnavailable: there would be too many; none was added.
@@ -55,15 +55,15 @@ class UnmarkedKeys(dict[bytes, Unmarked]):
                     "neither store was changed"
                 )
             for name in names:
-                changing, unsure, times = self.get(name, _NEW)
-                self[name] = Unmarked(changing + 1, unsure, times + 1)
+                changing, unsure, _ = self.get(name, _NEW)
+                self[name] = Unmarked(changing + 1, unsure, change)
 
     def changed(self, names: Iterable[bytes], *, certain: bool) -> None:
         """Take note that a change of Old ended; `certain` if nothing of it can land any more."""
         with self.lock:
             for name in names:
-                changing, unsure, times = self[name]
-                self[name] = Unmarked(changing - 1, unsure or not certain, times)
+                changing, unsure, last = self[name]
+                self[name] = Unmarked(changing - 1, unsure or not certain, last)
 
     def to_mark(self, limit: int) -> dict[bytes, Unmarked]:
         """At most `limit` keys that can be marked now."""
@@ -72,17 +72,17 @@ class UnmarkedKeys(dict[bytes, Unmarked]):
             return {name: self[name] for name in found[:limit]}
 
     def forget(self, marked: dict[bytes, Unmarked]) -> None:
-        """Forget the keys, but for those that were changed again since `to_mark`. One caller at a time."""
+        """Forget the keys, but for those that were changed again since `to_mark`."""
         with self.lock:
             for name, known in marked.items():
-                if self[name] == known:
+                if self.get(name) == known:
                     del self[name]
 
     def after_fork(self) -> None:
         """In a forked child: the changes in progress are the parent's, and how they end is not seen here."""
         self.lock = threading.Lock()
-        for name, (changing, unsure, times) in self.items():
-            self[name] = Unmarked(0, unsure or changing > 0, times)
+        for name, (changing, unsure, last) in self.items():
+            self[name] = Unmarked(0, unsure or changing > 0, last)
 
 
-_NEW = Unmarked(0, unsure=False, times=0)
+_NEW = Unmarked(0, unsure=False, last=b"")

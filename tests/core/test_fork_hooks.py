@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.core.worlds import Trouble, World
 from zddm_flags import Rollout, StaticSource, TrafficGate
 from zddm_flags._fork import after_fork_in_child
 
@@ -72,6 +75,69 @@ def test_hooks_of_many_threads() -> None:
         for thread in threads:
             thread.join(30)
     assert in_child(lambda: len(made) == 800 and all(hooked.forked for hooked in made))
+
+
+def test_keys_without_a_mark() -> None:
+    """What a parent changed without the ledger is read from Old in its child, and marked there once it is met."""
+    world = World("blocking")
+    values = {"ada": "v1"}
+    migration = world.migration(1.0, old=values, new=values, on_ledger_error="available")
+    migration.ledger.before["begin"] = Trouble()
+    migration.proxy.write("ada", "v2")
+    migration.ledger.recover()
+
+    def read_and_wait() -> bool:
+        read = migration.proxy.read("ada")
+        while migration.proxy.stats().unmarked_keys:
+            time.sleep(0.01)
+        return read == "v2" and migration.left == (1, 0)
+
+    assert in_child(read_and_wait)
+
+
+def test_a_fork_between_two_event_loops() -> None:
+    """The child of a fork does not take the task of its parent's event loop for one of its own."""
+    world = World("asyncio")
+    values = {"ada": "v1"}
+    migration = world.migration(1.0, old=values, new=values, on_ledger_error="available")
+    migration.ledger.before["begin"] = Trouble()
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(migration.write("ada", "v2"))
+    migration.ledger.recover()
+
+    async def read_and_wait() -> bool:
+        read = await migration.read("ada")
+        await world.until(lambda: migration.left == (1, 0))
+        return bool(read == "v2")
+
+    try:
+        assert in_child(lambda: asyncio.run(read_and_wait()))
+    finally:
+        (task,) = asyncio.all_tasks(loop)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            loop.run_until_complete(task)
+        loop.close()
+
+
+def test_a_fork_while_old_is_changed() -> None:
+    """The child of a fork cannot see how its parent's change of Old ends: its mark is left to the reaper."""
+    world = World("blocking")
+    migration = world.migration(1.0, old={"ada": "v1"}, on_ledger_error="available")
+    migration.ledger.before["begin"] = Trouble()
+    marked: list[bool] = []
+
+    def mark() -> bool:
+        migration.ledger.recover()
+        return migration.proxy.mark_unmarked() == 0 and migration.left == (0, 1)
+
+    async def fork() -> None:
+        with migration.proxy._unmarked.lock:  # as another thread may
+            marked.append(in_child(mark))
+
+    migration.old.before["write"] = fork
+    migration.proxy.write("ada", "v2")
+    assert marked == [True]
 
 
 def test_a_fork_while_a_rate_is_set() -> None:

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from tests.core.worlds import LEDGER_CALLS, MANY, Migration, Trouble, World
-from zddm_flags.errors import LedgerUnavailable, NotApplied, OperationTimedOut
+from zddm_flags import Telemetry
+from zddm_flags.errors import (
+    InvalidKey,
+    LedgerMismatch,
+    LedgerUnavailable,
+    NotApplied,
+    OperationTimedOut,
+    Unsupported,
+)
+from zddm_flags.ledger import MAX_KEY_BYTES
 
 KEY = "ada"
+
+
+@pytest.fixture
+def often() -> Iterator[None]:
+    """Threads that take turns a thousand times as often as usual."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(5e-6)
+    yield
+    sys.setswitchinterval(usual)
 
 
 def available(world: World, **options: Any) -> Migration:
@@ -108,6 +131,24 @@ async def test_key_is_not_marked_while_it_is_changed(world: World) -> None:
     assert migration.left == (1, 0)
 
 
+async def test_key_is_not_marked_between_two_changes(world: World) -> None:
+    """A key that two writes change at once is marked after both."""
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+    left: list[int] = []
+
+    async def write_and_mark() -> None:
+        await migration.write(KEY, "v3")
+        migration.ledger.recover()
+        left.append(await world.call(migration.proxy.mark_unmarked))
+
+    migration.old.before["write"] = write_and_mark
+    await migration.write(KEY, "v2")
+    assert left == [1]
+    assert await world.call(migration.proxy.mark_unmarked) == 0
+    assert migration.left == (1, 0)
+
+
 async def test_key_changed_again_while_it_is_marked(world: World) -> None:
     """A key that is changed while its mark is on the way is marked once more."""
     migration = available(world)
@@ -174,6 +215,7 @@ async def test_too_many_keys(world: World) -> None:
     assert migration.calls() == ["ledger.begin"] * 3
     assert migration.old.values == {KEY: "v3", "alan": "w1"}
     await migration.write("alan", "w2")
+    await migration.write("alan", "w3")  # is remembered already
     assert migration.stats().unmarked_keys == 2
 
 
@@ -222,6 +264,17 @@ async def test_keys_are_marked_by_themselves(world: World) -> None:
     await world.until(lambda: migration.left == (2, 0))
 
 
+async def test_long_outage(world: World) -> None:
+    """Marking goes on in the background until the ledger answers, however long that takes."""
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+    await migration.write(KEY, "v2")
+    migration.calls()
+    await world.until(lambda: "ledger.begin" in migration.journal)
+    migration.ledger.recover()
+    await world.until(lambda: migration.left == (1, 0))
+
+
 async def test_close_marks(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     """close() marks what is left, and says loudly where it cannot."""
     migration = available(world)
@@ -232,6 +285,229 @@ async def test_close_marks(world: World, capsys: pytest.CaptureFixture[str]) -> 
     migration.ledger.recover()
     await world.call(migration.proxy.close)
     assert migration.left == (1, 0)
+
+
+@pytest.mark.filterwarnings("ignore:Exception in thread zddm-marks")
+async def test_marking_ends_and_begins_again(world: World) -> None:
+    """What ends the marking in the background, such as a cancelled task, ends it until the key is met again."""
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+    await migration.write(KEY, "v2")
+    migration.calls()
+    migration.ledger.before["begin"] = SystemExit() if world.blocking else asyncio.CancelledError()
+    await world.until(lambda: "ledger.begin" in migration.journal)
+    await world.until(lambda: not migration.proxy._background())
+    migration.ledger.recover()
+    assert await migration.read(KEY) == "v2"
+    await world.until(lambda: migration.left == (1, 0))
+    await world.until(lambda: migration.stats().unmarked_keys == 0)
+
+
+def test_marking_ends_with_its_event_loop() -> None:
+    """A proxy that is used again in another event loop marks there what the first one left."""
+    world = World("asyncio")
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(migration.write(KEY, "v2"))
+    (task,) = asyncio.all_tasks(loop)
+    loop.close()  # and nobody cancels the task
+    migration.ledger.recover()
+
+    async def read_and_wait() -> None:
+        assert await migration.read(KEY) == "v2"
+        await world.until(lambda: migration.left == (1, 0))
+
+    asyncio.run(read_and_wait())
+    task._log_destroy_pending = False  # type: ignore[attr-defined] # it is pending, which is the point
+
+
+async def test_close_does_not_wait_for_the_background(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """close() marks by itself while another marking hangs in the ledger; a key may be marked twice."""
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+    await migration.write(KEY, "v2")
+
+    async def close_meanwhile() -> None:
+        await world.call(migration.proxy.close)
+        assert migration.left == (1, 0)
+
+    migration.ledger.before["begin"] = close_meanwhile
+    assert await world.call(migration.proxy.mark_unmarked) == 0
+    assert migration.left == (1, 0)
+    assert "closed_with_unmarked_keys" not in capsys.readouterr().out
+
+
+async def test_key_changed_again_while_it_is_marked_twice(world: World) -> None:
+    """A mark is never taken for one of a later change, though another marking forgot the key in between."""
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+    await migration.write(KEY, "v2")
+    migration.ledger.recover()
+
+    async def mark_and_change_again() -> None:
+        assert await world.call(migration.proxy.mark_unmarked) == 0
+        migration.ledger.before["begin"] = Trouble()
+        await migration.write(KEY, "v3")
+        migration.ledger.recover()
+
+    migration.ledger.after["begin"] = mark_and_change_again
+    migration.calls()
+    assert await world.call(migration.proxy.mark_unmarked) == 0
+    assert migration.calls().count("ledger.end") == 3
+
+
+async def test_close_begins_again(world: World) -> None:
+    """The first call after an outage may meet a connection that died in it: close() does not give up then."""
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+    await migration.write(KEY, "v2")
+
+    async def fail_once() -> None:
+        raise Trouble
+
+    migration.ledger.before["begin"] = fail_once
+    await world.call(migration.proxy.close)
+    assert migration.left == (1, 0)
+
+
+async def test_write_in_progress_at_close(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """A write that ends after close() is marked as well, or it is said that it could not be."""
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+
+    async def close_meanwhile() -> None:
+        await world.call(migration.proxy.close)
+        capsys.readouterr()
+
+    migration.old.before["write"] = close_meanwhile
+    await migration.write(KEY, "v2")
+    said: list[str] = []
+
+    def is_said() -> bool:
+        said.append(capsys.readouterr().out)
+        return "closed_with_unmarked_keys" in "".join(said)
+
+    await world.until(is_said)
+    assert migration.proxy._background is None  # it calls no ledger after that, which may be closed by now
+
+
+async def test_close_in_the_middle_of_a_write_marks_it(world: World) -> None:
+    """A write that ends after close() is marked, if the ledger can be reached then."""
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+
+    async def close_meanwhile() -> None:
+        await world.call(migration.proxy.close)
+        migration.ledger.recover()
+
+    migration.old.before["write"] = close_meanwhile
+    await migration.write(KEY, "v2")
+    await world.until(lambda: migration.left == (1, 0))
+
+
+async def test_key_that_the_ledger_may_refuse(world: World) -> None:
+    """A key that a ledger may find too long is not changed without it: it could never be marked."""
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+    with pytest.raises(LedgerUnavailable):
+        await migration.write("x" * MAX_KEY_BYTES, "v2")  # its name in the ledger is longer by one
+    assert migration.calls() == ["ledger.begin"] * 3
+    await migration.write("x" * (MAX_KEY_BYTES - 1), "v2")
+    assert migration.stats().unmarked_keys == 1
+
+
+@pytest.mark.parametrize("error", [LedgerMismatch(), InvalidKey(), Unsupported()])
+async def test_ledger_refuses_the_mark(world: World, error: Exception) -> None:
+    """A ledger that refuses the mark is asked again later, and the keys are read from Old until then."""
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+    await migration.write(KEY, "v2")
+    migration.calls()
+    migration.ledger.before["begin"] = error
+    assert await world.call(migration.proxy.mark_unmarked) == 1
+    assert migration.calls() == ["ledger.begin"]
+    migration.ledger.recover()
+    assert await migration.read(KEY) == "v2"
+    assert await world.call(migration.proxy.mark_unmarked) == 0
+    assert migration.left == (1, 0)
+
+
+async def test_cancelled_while_old_is_written(world: World) -> None:
+    """A write without the ledger that is interrupted in Old is marked, and its token is left to the reaper."""
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+    migration.old.before["write"] = KeyboardInterrupt() if world.blocking else asyncio.CancelledError()
+    with pytest.raises(BaseException) as caught:
+        await migration.write(KEY, "v2")
+    assert isinstance(caught.value, (KeyboardInterrupt, asyncio.CancelledError))
+    migration.ledger.recover()
+    assert await world.call(migration.proxy.mark_unmarked) == 0
+    assert migration.left == (0, 1)
+
+
+async def test_many_keys_are_marked_in_steps(world: World) -> None:
+    """Marking takes as many keys at a time as a batch does, in the order that all batches take them in."""
+    migration = available(world, max_batch=2)
+    migration.ledger.before["begin"] = Trouble()
+    for key in ("grace", "alan", KEY):
+        await migration.write(key, "v2")
+    migration.ledger.recover()
+    migration.ledger.requests.clear()
+    assert await world.call(migration.proxy.mark_unmarked) == 0
+    begun = [request[1][0] for request in migration.ledger.requests if request[0] == "begin"]
+    assert begun == [[b"sada", b"salan"], [b"sgrace"]]
+    assert migration.left == (3, 0)
+
+
+@pytest.mark.parametrize("first", ["raises", "returns"])
+async def test_one_of_two_changes_raised(world: World, first: str) -> None:
+    """Where one of two changes of a key raised, whichever it was, its token is left to the reaper."""
+    migration = available(world)
+    migration.ledger.before["begin"] = Trouble()
+    for raises in (first == "raises", first == "returns"):
+        if raises:
+            migration.old.before["write"] = Trouble()
+            with pytest.raises(Trouble):
+                await migration.write(KEY, "v2")
+            migration.old.recover()
+        else:
+            await migration.write(KEY, "v3")
+    migration.ledger.recover()
+    assert await world.call(migration.proxy.mark_unmarked) == 0
+    assert migration.left == (0, 1)
+
+
+@pytest.mark.usefixtures("often")
+def test_threads_change_and_mark() -> None:
+    """Threads that write while the ledger comes and goes, and others that mark, leave no key unmarked."""
+    world = World("blocking")
+    migration = available(world, telemetry=Telemetry(log=False))
+    keys = [f"key {number}" for number in range(4)]
+    stop = threading.Event()
+
+    def write(worker: int) -> None:
+        for number in range(300):
+            key = keys[number % len(keys)]
+            migration.proxy.write(key, f"{worker} {number}")
+            migration.proxy.read(key)
+
+    def flap() -> None:
+        while not stop.is_set():
+            migration.ledger.before["begin"] = Trouble()
+            migration.ledger.before.pop("begin")
+            migration.proxy.mark_unmarked()
+
+    with ThreadPoolExecutor(5) as pool:
+        flapping = [pool.submit(flap) for _ in range(2)]
+        for done in [pool.submit(write, worker) for worker in range(3)]:
+            done.result(60)
+        stop.set()
+        for each in flapping:
+            each.result(60)
+    assert migration.proxy.mark_unmarked() == 0
+    assert all(not known.changing for known in migration.proxy._unmarked.values())
+    assert migration.clean_differences() == {}
 
 
 async def test_fork(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from random import Random
 
 from zddm_flags import Rollout
@@ -11,6 +12,7 @@ from zddm_flags.testing import (
     Delete,
     Disable,
     Enable,
+    MarkUnmarked,
     Outage,
     Read,
     ReadMany,
@@ -22,7 +24,7 @@ from zddm_flags.testing import (
     WriteMany,
 )
 
-__all__ = ["any_scenario"]
+__all__ = ["any_outage_of_the_ledger", "any_scenario"]
 
 RATES = (0.0, 0.3, 1.0, Rollout(read=0.0, write=1.0), Rollout(read=0.3, write=0.8))
 HASH_RATES = {"k": 0.5, "l": 0.2}
@@ -64,6 +66,25 @@ def any_scenario(
         faults=chance.randint(0, faults),
         without=chance.choice(LACKING) if batches else (),
     )
+
+
+def any_outage_of_the_ledger(chance: Random) -> Scenario:
+    """One process that goes on without the ledger, and marks in the end: for it the promise is not suspended."""
+    drawn = any_scenario(chance, events=1, batches=False)
+    steps: dict[str, Step] = {"out": Outage("ledger")}
+    for label, step in drawn.steps.items():
+        after = tuple(each for each in step.after if each in steps)
+        if not isinstance(step, Crash):
+            moved = {"process": "A"} if hasattr(step, "process") else {}
+            steps[label] = dataclasses.replace(step, after=after, **moved)
+    steps["mark"] = MarkUnmarked("A")
+    for target in TARGETS:
+        steps[f"{target} is back"] = Recovery(target, after=tuple(steps))
+    everything = tuple(steps)
+    steps["read"] = Read("A", "k", after=(chance.choice(everything),))
+    steps["mark again"] = MarkUnmarked("A", after=everything)
+    steps["mark once more"] = MarkUnmarked("A", after=("mark again",))  # a fault may hit one of them
+    return dataclasses.replace(drawn, steps=steps, processes={"A": drawn.processes["A"]})
 
 
 def _any_operation(chance: Random, number: int, before: tuple[str, ...], *, batches: bool) -> Step:

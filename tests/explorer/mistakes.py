@@ -24,8 +24,8 @@ class _KnowsItsToken(AsyncProxy[str, str]):
 
     _token = b""
 
-    async def _begin(self, located: Any) -> tuple[Grant, bytes]:
-        grant, self._token = await super()._begin(located)
+    async def _begin(self, names: Sequence[bytes]) -> tuple[Grant, bytes]:
+        grant, self._token = await super()._begin(names)
         return grant, self._token
 
 
@@ -54,8 +54,7 @@ class EndsAReapedToken(LedgerTable):
 class BeginsAgainWithTheSameToken(AsyncProxy[str, str]):
     """Retries `begin` with a token that an earlier attempt may yet make pending."""
 
-    async def _begin(self, located: Any) -> tuple[Grant, bytes]:
-        names = [each.name for each in located]
+    async def _begin(self, names: Sequence[bytes]) -> tuple[Grant, bytes]:
         token = self._new_token()
         try:
             return await self._ledger.begin(names, token), token
@@ -221,7 +220,7 @@ class WritesNewFirst(AsyncProxy[str, str]):
     """Serves from New what Old does not have yet, because it ends its token too soon."""
 
     async def _change(self, located: Any, change: Any, operation: Any) -> None:
-        _, token = await self._begin(located)
+        _, token = await self._begin([each.name for each in located])
         await change.apply(self._new, located, None)
         await self._end(dict.fromkeys([each.name for each in located], True), token)
         await change.apply(self._old, located, None)
@@ -283,7 +282,7 @@ class RemembersAfterOldWasChanged(Available):
     async def _change_unmarked(self, located: Any, change: Any, deadline: Any) -> None:
         await change.apply(self._old, located, deadline)
         names = [each.name for each in located]
-        self._unmarked.add(names)
+        self._unmarked.add(names, self._new_token())
         self._unmarked.changed(names, certain=True)
 
 
@@ -313,6 +312,26 @@ class MarksWithoutRegardToACopy(Available):
         return 0
 
 
+class TakesAMarkForOneOfALaterChange(Available):
+    """Cannot tell two changes of a key apart, and forgets the later one with the mark of the first."""
+
+    async def _change_unmarked(self, located: Any, change: Any, deadline: Any) -> None:
+        await super()._change_unmarked(located, change, deadline)
+        for name, known in tuple(self._unmarked.items()):
+            self._unmarked[name] = known._replace(last=b"")
+
+
+class ForgetsWhenItSendsTheMark(Available):
+    """Takes a mark that failed for one that was taken."""
+
+    async def mark_unmarked(self) -> int:
+        marked = self._unmarked.to_mark(10)
+        try:
+            return await super().mark_unmarked()
+        finally:
+            self._unmarked.forget(marked)
+
+
 class MarksWhileItIsChanged(Available):
     """Marks a key, and forgets it, while Old is yet to be changed."""
 
@@ -323,7 +342,7 @@ class MarksWhileItIsChanged(Available):
 
     async def _change_unmarked(self, located: Any, change: Any, deadline: Any) -> None:
         names = [each.name for each in located]
-        self._unmarked.add(names)
+        self._unmarked.add(names, self._new_token())
         await change.apply(self._old, located, deadline)
 
 
@@ -393,6 +412,8 @@ SEEDS = [
     Seed(RemembersAfterOldWasChanged, scenarios.WRITTEN_WITHOUT_THE_LEDGER),
     Seed(ForgetsBeforeItIsMarked, scenarios.WRITTEN_WITHOUT_THE_LEDGER),
     Seed(MarksWithoutRegardToACopy, scenarios.COPIED_WHILE_IT_IS_WRITTEN_WITHOUT_THE_LEDGER),
+    Seed(TakesAMarkForOneOfALaterChange, scenarios.WRITTEN_AGAIN_WITHOUT_THE_LEDGER),
+    Seed(ForgetsWhenItSendsTheMark, scenarios.MARKED_WITH_TROUBLE, 1, ["cancel"]),
     Seed(MarksWhileItIsChanged, scenarios.COPIED_WHILE_IT_IS_WRITTEN_WITHOUT_THE_LEDGER),
     Seed(MarksAsIfOldHadNotRaised, scenarios.OLD_LANDS_LATE_WITHOUT_THE_LEDGER, 1, ["late"]),
     Seed(NeverMarks, scenarios.WRITTEN_WITHOUT_THE_LEDGER),

@@ -338,6 +338,39 @@ COPIED_WHILE_IT_IS_WRITTEN_WITHOUT_THE_LEDGER = Scenario(
         "read": Read("B", "k", after=("mark again",)),
     },
 )
+CRASH_WITHOUT_THE_LEDGER = Scenario(
+    old=V1,
+    processes=BOTH_OPEN,
+    steps={
+        "out": Outage("ledger"),
+        "write": Write("A", "k", "v2", after=("out",)),
+        "other": Write("A", "l", "w2", after=("out",)),
+        "crash": Crash("A"),
+    },
+)
+WRITTEN_AGAIN_WITHOUT_THE_LEDGER = Scenario(  # while a mark is so slow that it is reaped, and its key copied
+    old=V1,
+    processes=BOTH_OPEN,
+    steps={
+        "out": Outage("ledger"),
+        "write": Write("A", "k", "v2", after=("out",)),
+        "back": Recovery("ledger", after=("write",)),
+        "mark": MarkUnmarked("A", after=("back",)),
+        "later": Advance(after=("back",)),
+        "reap": Read("B", "k", after=("later",)),
+        "out again": Outage("ledger", after=("reap",)),
+        "write again": Write("A", "k", "v3", after=("out again",)),
+        "back again": Recovery("ledger", after=("write again",)),
+        "mark again": MarkUnmarked("A", after=("back again",)),
+        "mark at last": MarkUnmarked("A", after=("mark", "mark again")),
+        "read": Read("A", "k", after=("back again",)),
+    },
+)
+MARKED_WITH_TROUBLE = dataclasses.replace(
+    WRITTEN_WITHOUT_THE_LEDGER,
+    steps={**WRITTEN_WITHOUT_THE_LEDGER.steps, "mark once more": MarkUnmarked("A", after=("mark again",))},
+    targets=("ledger",),
+)
 OLD_LANDS_LATE_WITHOUT_THE_LEDGER = Scenario(
     old=V1,
     new=V1,

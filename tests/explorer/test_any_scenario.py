@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.explorer.any_scenario import any_scenario
+from tests.explorer.any_scenario import any_outage_of_the_ledger, any_scenario
 from tests.explorer.conftest import Proved
-from tests.explorer.mistakes import AsksNoLedger, WithdrawsAfterOldWasWritten, WritesWithoutAToken
+from tests.explorer.mistakes import AsksNoLedger, Available, WithdrawsAfterOldWasWritten, WritesWithoutAToken
 from tests.explorer.plain import PlainProxy
 from zddm_flags.testing import explore
 
@@ -23,6 +23,12 @@ ROOT = Path(__file__).parents[2]
 def test_promise_is_kept_in_any_small_scenario(seed: int, proved: Proved) -> None:
     """The shipped proxy keeps its promise whatever the rates, the stores, the faults and the events are."""
     proved(explore(any_scenario(Random(seed))))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_one_process_keeps_the_promise_without_the_ledger(seed: int, proved: Proved) -> None:
+    """A process reads right what it changed without the ledger, whatever comes between, and marks all of it."""
+    proved(explore(any_outage_of_the_ledger(Random(seed)), Available))
 
 
 @pytest.mark.parametrize("proxy", [PlainProxy, AsksNoLedger, WithdrawsAfterOldWasWritten, WritesWithoutAToken])

@@ -12,8 +12,9 @@ from tests.explorer import scenarios
 from tests.explorer.mistakes import SEEDS, Seed
 from tests.explorer.plain import PlainProxy
 from zddm_flags import AsyncProxy
+from zddm_flags.errors import LedgerUnavailable
 from zddm_flags.ledger import LedgerTable
-from zddm_flags.testing import Advance, Crash, Read, Scenario, Write, explore
+from zddm_flags.testing import Advance, Crash, Outage, Read, Recovery, Scenario, Write, explore
 
 ONE_WRITE = Scenario(old=scenarios.V1, processes={"A": 1.0}, steps={"write": Write("A", "k", "v2")})
 
@@ -198,3 +199,49 @@ def test_schedules_are_counted() -> None:
     reduced = explore(scenario).check()
     assert reduced.schedules is not None
     assert 0 < reduced.schedules < 20
+
+
+class SaysThatAFailureIsNoEffect(PlainProxy):
+    """Takes each write that raised for one that never took effect."""
+
+    async def write(self, key: str, value: str) -> None:
+        try:
+            await super().write(key, value)
+        except Exception as error:
+            raise LedgerUnavailable("nothing was written") from error
+
+
+def test_outage_fails_what_is_not_applied() -> None:
+    """A call that was applied before the outage is acknowledged in it; one that was not has no effect."""
+    scenario = Scenario(
+        old=scenarios.V1, processes={"A": 0.0}, steps={"write": Write("A", "k", "v2"), "out": Outage("old")}
+    )
+    explore(scenario, SaysThatAFailureIsNoEffect).check()
+    violation = explore(
+        dataclasses.replace(scenario, faults=1, kinds=["lose_reply"]), SaysThatAFailureIsNoEffect
+    ).violation
+    assert violation is not None
+
+
+class ReadsWrong(PlainProxy):
+    """Returns what no store held, whenever it can."""
+
+    async def read(self, key: str) -> str | None:
+        await self._old.read(key)
+        return "wrong"
+
+
+@pytest.mark.parametrize(("recovers", "reached"), [("ledger", False), ("old", True)])
+def test_recovery_of_one_target(recovers: str, reached: bool) -> None:
+    """A recovery ends the outage of its own target, and of no other."""
+    scenario = Scenario(
+        old=scenarios.V1,
+        processes={"A": 0.0},
+        steps={
+            "old is out": Outage("old"),
+            "ledger is out": Outage("ledger"),
+            "back": Recovery(recovers, after=("old is out", "ledger is out")),
+            "read": Read("A", "k", after=("back",)),
+        },
+    )
+    assert (explore(scenario, ReadsWrong).violation is not None) == reached

@@ -22,10 +22,11 @@ def check_adapter(role: str, adapter: object) -> None:
     )
 
 
-def in_background(work: Callable[[], bool], pause_seconds: float) -> bool:
+def in_background(work: Callable[[], bool], pause_seconds: float) -> Callable[[], bool] | None:
     """Call `work` again and again, with pauses before each, in a thread of its own, while it returns True.
 
-    Returns whether that began. The thread does not keep the process from ending.
+    Returns what tells whether that still goes on: it also ends where `work` raises. None: it did not begin. The
+    thread does not keep the process from ending.
     """
 
     def repeat() -> None:
@@ -34,8 +35,9 @@ def in_background(work: Callable[[], bool], pause_seconds: float) -> bool:
             if not work():
                 return
 
+    thread = threading.Thread(target=repeat, name="zddm-marks", daemon=True)
     try:
-        threading.Thread(target=repeat, name="zddm-marks", daemon=True).start()
+        thread.start()
     except RuntimeError:  # no more threads, or the interpreter is going down
-        return False
-    return True
+        return None
+    return thread.is_alive

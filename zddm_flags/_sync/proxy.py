@@ -32,7 +32,15 @@ from zddm_flags.errors import (
 )
 from zddm_flags.gate import TrafficGate
 from zddm_flags.hashing import passes
-from zddm_flags.ledger import CopyGrant, Grant, Ledger, LedgerSummary, MigrationLedger, Opening
+from zddm_flags.ledger import (
+    MAX_KEY_BYTES,
+    CopyGrant,
+    Grant,
+    Ledger,
+    LedgerSummary,
+    MigrationLedger,
+    Opening,
+)
 from zddm_flags.protocols import StorageAdapter
 from zddm_flags.stats import ProxyStats
 from zddm_flags.tokens import new_token
@@ -64,7 +72,7 @@ class Proxy(Generic[K, V]):
             No write is issued later than `max_operation_seconds` less this. None: a third of it.
         on_ledger_error: what a write does that cannot reach the ledger; a read goes to Old. `"strict"`: it raises
             `LedgerUnavailable` before Old is touched. `"available"`: it changes Old alone and marks the keys
-            in the ledger once that can be reached. Until then this process reads them from Old, but others may
+            in the ledger once that can be reached. Until then this proxy reads them from Old, but others may
             serve what New held before: the promise is suspended (docs/guarantees.md says how far).
         max_unmarked_keys: keys that may wait to be marked, after which `"available"` is as `"strict"`. From 1.
         max_batch: keys that one step of a batch takes at a time, from 1.
@@ -119,8 +127,7 @@ class Proxy(Generic[K, V]):
         self._ledger: MigrationLedger = ledger.migration(self.name, gate.identity)
         self._available = on_ledger_error == "available"
         self._unmarked = UnmarkedKeys(max_unmarked_keys)
-        self._marking = False
-        self._marks_in_background = False
+        self._background: Callable[[], bool] | None = None  # whether what marks still goes on
         self._issue_seconds = max_operation_seconds - max_call_seconds
         self._begin_again_seconds = max_operation_seconds / 10
         self._reap_age = max_operation_seconds * 1.1 + 1.0
@@ -307,10 +314,7 @@ class Proxy(Generic[K, V]):
         Keys that the ledger has not heard of are marked, if it can be reached now.
         """
         self._closed = True
-        if self._unmarked:
-            left = self.mark_unmarked()
-            if left:
-                self._telemetry.report("error", "closed_with_unmarked_keys", keys=left, advice=_UNMARKED)
+        self.mark_unmarked()
 
     def __enter__(self) -> Self:
         return self
@@ -487,10 +491,11 @@ class Proxy(Generic[K, V]):
         """Begin -> Old -> New, where the gate, read again, admits the key -> end."""
         deadline = self._deadline()  # the clock starts before begin is sent
         try:
-            grant, token = self._begin(located)
+            grant, token = self._begin([each.name for each in located])
         except LedgerUnavailable:
             operation.count("ledger_failed", len(located))
-            if not self._available:
+            # A key that the ledger may refuse could never be marked, nor those that are marked with it.
+            if not self._available or any(len(each.name) > MAX_KEY_BYTES for each in located):
                 raise
             self._change_unmarked(located, change, deadline)
             return
@@ -532,13 +537,12 @@ class Proxy(Generic[K, V]):
         if grant.contended:
             self._reap_if_due()
 
-    def _begin(self, located: Sequence[Located[K]]) -> tuple[Grant, bytes]:
+    def _begin(self, names: Sequence[bytes]) -> tuple[Grant, bytes]:
         """Take the token that makes the keys dirty; raises LedgerUnavailable before a store is touched.
 
         An attempt that failed soon is made again: a deadlock, or a connection that died while nobody used it.
         Each has a token of its own, for an earlier attempt may yet land, and is then for the reaper.
         """
-        names = [each.name for each in located]
         again_until = self._clock() + self._begin_again_seconds
         attempts = 0
         while True:
@@ -581,7 +585,8 @@ class Proxy(Generic[K, V]):
                 "changed: give the ledger's driver shorter time-outs"
             )
         names = [each.name for each in located]
-        self._unmarked.add(names)  # before Old is changed, so that no read here trusts New from then on
+        # Before Old is changed, so that no read here trusts New from then on.
+        self._unmarked.add(names, self._new_token())
         certain = False
         try:
             refused = self._apply_to_old(change, located, deadline)
@@ -598,38 +603,38 @@ class Proxy(Generic[K, V]):
         Happens by itself, every second, until all are marked. Returns how many keys are left: those that are
         being changed now, or all of them where the ledger still cannot be reached.
         """
-        with self._unmarked.lock:
-            if self._marking:
-                return len(self._unmarked)
-            self._marking = True
-        try:
-            while marked := self._unmarked.to_mark(self._max_batch):
-                token = self._new_token()
-                try:
-                    self._ledger.begin(list(marked), token)
-                except Exception as error:
-                    self._ledger_failed("begin", error)
-                    break
-                # From here on the keys are dirty for everybody, and tokens that were pending end stale.
-                self._unmarked.forget(marked)
-                self._telemetry.report("warning", "keys_marked", keys=len(marked))
-                # Where a change of Old may yet land the token is left to the reaper, which comes after that.
-                self._end({name: None if known.unsure else False for name, known in marked.items()}, token)
-        finally:
-            self._marking = False
-        return len(self._unmarked)
+        # Several may do this at once, such as close() beside the background: a key that is marked twice is stale.
+        while marked := self._unmarked.to_mark(self._max_batch):
+            try:
+                _, token = self._begin(list(marked))
+            except LedgerUnavailable:
+                break
+            except (LedgerMismatch, InvalidKey, Unsupported) as error:
+                self._ledger_failed("begin", error)
+                break
+            # From here on the keys are dirty for everybody, and tokens that were pending end stale.
+            self._unmarked.forget(marked)
+            self._telemetry.report("warning", "keys_marked", keys=len(marked))
+            # Where a change of Old may yet land the token is left to the reaper, which comes after that.
+            self._end({name: None if known.unsure else False for name, known in marked.items()}, token)
+        left = len(self._unmarked)
+        if left and self._closed:
+            self._telemetry.report("error", "closed_with_unmarked_keys", keys=left, advice=_UNMARKED)
+        return left
 
     def _mark_in_background(self) -> None:
-        if not self._marks_in_background:
-            self._marks_in_background = in_background(self._mark_again, _MARK_SECONDS)
+        with self._unmarked.lock:
+            if self._background is None or not self._background():
+                self._background = in_background(self._mark_again, _MARK_SECONDS)
 
     def _mark_again(self) -> bool:
         """Whether there is more to do."""
         self.mark_unmarked()
-        self._marks_in_background = False  # first, so that who adds a key after the next line begins it anew
-        if self._unmarked and not self._closed:
-            self._marks_in_background = True
-        return self._marks_in_background
+        with self._unmarked.lock:  # who adds a key later finds it ended, and begins it anew
+            more = bool(self._unmarked) and not self._closed
+            if not more:
+                self._background = None
+        return more
 
     def _outcomes(
         self, located: Iterable[Located[K]], written: Collection[Located[K]], grant: Grant
@@ -751,7 +756,10 @@ class Proxy(Generic[K, V]):
             return "disabled"
         decision = self._gate.decision
         if key_hash < decision.read_below:
-            return "ledger_failed" if name in self._unmarked else None
+            if name not in self._unmarked:
+                return None
+            self._mark_in_background()  # which may have ended with its event loop, or by a fork
+            return "ledger_failed"
         if decision.alarm is not None:
             decision.alarm()
         return "old"
@@ -795,7 +803,7 @@ class Proxy(Generic[K, V]):
     def _after_fork(self) -> None:
         self._telemetry.after_fork()
         self._unmarked.after_fork()
-        self._marking = self._marks_in_background = False
+        self._background = None  # threads of the parent are gone
         if self._ledger_is_shared:
             return
         # The child has a copy of the in-memory ledger that sees none of the parent's writes.

@@ -226,7 +226,7 @@ class Operations:
         self._now = START_OF_TIME
         self._running: _Live | None = None
         self._starts: dict[object, Node] = {}
-        self._kept: set[_Live] = set()
+        self._kept: dict[_Live, Node] = {}
         self._decisions: dict[Rollout, Decision] = {}
         hasher = _FixedHasher(scenario.hash_rates)
         self._gates = {name: TrafficGate(rate, hasher=hasher) for name, rate in scenario.processes.items()}
@@ -249,8 +249,8 @@ class Operations:
 
     def close(self) -> None:
         """Close the coroutines that were left where they stand."""
-        for live in self._kept:
-            _close(live)
+        for live, node in self._kept.items():
+            self._close(live, node)
 
     def _new_token(self) -> bytes:
         live = self._running
@@ -324,8 +324,15 @@ class Operations:
     def wrong_at_closing(self, node: Node) -> str | None:
         """Close the operation, as an event loop does that ends; returns what it does wrong then."""
         if node.closing is None:
-            node.closing = _close(self._standing_at(node))
+            node.closing = self._close(self._standing_at(node), node)
         return node.closing or None
+
+    def _close(self, live: _Live, node: Node) -> str:
+        """Close a coroutine that waits at `node`, in the circumstances that it knows; see `_close`."""
+        step = self._steps[node.label]
+        if isinstance(step, Operation):  # which it is
+            self._enter(step.process, node.after, node.now)
+        return _close(live)
 
     def _new_coroutine(self, label: str) -> _Live:
         step = self._steps[label]
@@ -353,7 +360,7 @@ class Operations:
         """A coroutine that waits at `node`: the one that was left there, or one that is told it all again."""
         live, node.live = node.live, None
         if live is not None:
-            self._kept.remove(live)
+            del self._kept[live]
             return live
         history: list[Node] = []
         at: Node | None = node
@@ -367,7 +374,7 @@ class Operations:
             if again.call != each.call:
                 raise RuntimeError(f"{node.label} does different things after hearing the same")
             again.live = None
-            self._kept.remove(live)
+            del self._kept[live]
         return live
 
     def _run(self, node: Node, live: _Live) -> None:
@@ -401,7 +408,7 @@ class Operations:
             if isinstance(call, Call):
                 node.call = call
                 node.live = live
-                self._kept.add(live)
+                self._kept[live] = node
             else:
                 node.wrong = f"awaits {call!r}, which is no call to a store or to the ledger: it is blocked"
                 _close(live)
@@ -416,6 +423,8 @@ def _close(live: _Live) -> str:
         live.coroutine.close()
     except RuntimeError:
         return "awaits when it is closed"
+    except Exception as raised:
+        return f"raises {type(raised).__name__} when it is closed"
     return ""
 
 

@@ -642,7 +642,7 @@ class _Graph:
 
     def paths(self) -> int:
         """In how many ways one comes from the first state to one that no step leaves."""
-        states = max((0, *self._to)) + 1
+        states = max(self._to, default=0) + 1
         leaving: list[list[int]] = [[] for _ in range(states)]
         arriving = [0] * states
         for before, after in zip(self._from, self._to, strict=True):
