@@ -9,7 +9,7 @@ SECONDS ?=
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all explore check generate format examples clean
+.PHONY: help demo test test-all explore torture check generate format examples clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test-all:  ## Run the tests on every supported Python that is found, on the PATH
 
 explore: $(VENV)/.dev  ## Explore more and larger interleavings of the protocol, for SECONDS=60
 	@$(RUN) -m tests.explorer $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+
+torture: $(VENV)/.dev  ## Kill, cut and crash everything for SECONDS=30 each way, and check every read
+	@$(RUN) -m tests.torture $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 check: $(VENV)/.dev  ## Lint, types, generated code
 	@$(RUN) -m ruff check

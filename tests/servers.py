@@ -301,6 +301,7 @@ class ValkeyServer(Server):
             "appendonly": "yes",
             "appendfsync": "no",  # a killed process loses nothing for that, a machine that loses its power does
             "maxmemory-policy": "noeviction",
+            "set-proc-title": "no",  # the folder in its command line is how a server left over is known
         }
         flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
         (program,) = self._binaries().glob("*/valkey-server")
@@ -349,7 +350,9 @@ def _own_users() -> set[str]:
 def _identity(pid: int) -> str | None:
     """What names a process for ever: its number and the moment of its start."""
     try:
-        return f"{pid}-{int(psutil.Process(pid).create_time() * 100)}"
+        process = psutil.Process(pid)
+        ended = process.status() == psutil.STATUS_ZOMBIE
+        return None if ended else f"{pid}-{int(process.create_time() * 100)}"
     except psutil.NoSuchProcess:
         return None
 
