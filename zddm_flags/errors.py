@@ -51,7 +51,7 @@ class GateIsLive(ZddmError, TypeError):
 
 
 class Unsupported(ZddmError, TypeError):
-    """The adapter lacks an optional method that this operation needs. Nothing was touched."""
+    """The adapter lacks a method that this operation needs, or the server cannot hold a ledger. Nothing was done."""
 
 
 class LedgerUnavailable(ZddmError):
