@@ -51,7 +51,7 @@ class GateIsLive(ZddmError, TypeError):
 
 
 class Unsupported(ZddmError, TypeError):
-    """The adapter lacks a method that this operation needs, or the server cannot hold a ledger. Nothing was done."""
+    """The adapter lacks a method that this needs, or the server cannot hold a ledger. Nothing was done."""
 
 
 class LedgerUnavailable(ZddmError):
