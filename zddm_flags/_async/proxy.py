@@ -66,7 +66,8 @@ class AsyncProxy(Generic[K, V]):
         ledger: which keys of New must not be trusted. None: in memory, for one process whose New starts empty;
             where New is verified but not empty, give one in memory that was made with `opened=1.0`.
         max_operation_seconds: an operation that could not write Old within this time raises
-            `OperationTimedOut`, and tokens older than this (and a margin) are reaped. Above 0.
+            `OperationTimedOut`, and tokens older than this (and a margin) are reaped, whosever they are: give all
+            proxies of a migration the same. Above 0.
         max_call_seconds: how long one call to a store may take to have its effect, by the driver's time-outs.
             No write is issued later than `max_operation_seconds` less this. None: a third of it.
         on_ledger_error: what a write does that cannot reach the ledger; a read goes to Old. `"strict"`: it raises
