@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tests.explorer.plain import PlainProxy as ExploredPlainProxy
 from zddm_flags import TrafficGate
 
 __all__ = ["AsyncPlainProxy", "PlainProxy"]
@@ -57,43 +58,13 @@ class PlainProxy:
         """It counts nothing."""
 
 
-class AsyncPlainProxy:
-    """The same, awaited."""
+class AsyncPlainProxy(ExploredPlainProxy):
+    """The same, awaited: what the explorer finds wrong as well."""
 
-    def __init__(self, gate: TrafficGate, old: Any, new: Any, **_: Any) -> None:
-        self._gate, self._old, self._new = gate, old, new
-        self.enabled = True
-
-    def enable(self) -> None:
-        self.enabled = True
-
-    def disable(self) -> None:
-        self.enabled = False
-
-    async def read(self, key: str) -> bytes | None:
-        if not self.enabled or not self._gate.should_pass(key):
-            return await self._old.read(key)
-        value = await self._new.read(key)
-        if value is None:
-            value = await self._old.read(key)
-            if value is not None:
-                await self._new.write(key, value)
-        return value
-
-    async def write(self, key: str, value: bytes) -> None:
-        await self._old.write(key, value)
-        if self.enabled and self._gate.should_pass_write(key):
-            await self._new.write(key, value)
-
-    async def delete(self, key: str) -> None:
-        await self._old.delete(key)
-        if self.enabled and self._gate.should_pass_write(key):
-            await self._new.delete(key)
-
-    async def read_many(self, keys: Iterable[str]) -> dict[str, bytes]:
+    async def read_many(self, keys: Iterable[str]) -> dict[str, str]:
         return {key: value for key in keys if (value := await self.read(key)) is not None}
 
-    async def write_many(self, items: Mapping[str, bytes]) -> None:
+    async def write_many(self, items: Mapping[str, str]) -> None:
         for key, value in items.items():
             await self.write(key, value)
 
