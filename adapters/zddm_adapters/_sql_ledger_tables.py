@@ -8,10 +8,11 @@ reached it. That is never before the operation began, so no token looks older th
 begins the one that waited longer for the row's lock stands behind the other with the older time, and is reaped
 after it: late, never early.
 
-Three rules that every statement keeps:
+Four rules that every statement keeps:
 
 - `contended` is set while more than one token is pending, and stays until none is.
 - A row without tokens that is not stale is as good as no row.
+- No empty text is written or compared with: MariaDB can be set to read it as NULL (EMPTY_STRING_IS_NULL).
 - MySQL assigns from left to right, and an assignment sees those before it: `pending` comes last, for the others
   read what it was. Its row locks are taken in the order of the primary key, which FORCE INDEX makes the order of
   any plan; PostgreSQL's are taken in order by a SELECT ... FOR UPDATE. So no two batches wait for each other in a
@@ -44,6 +45,7 @@ __all__ = [
     "chunks",
     "deadlocked",
     "entry_mark",
+    "in_transaction",
     "table_is_missing",
 ]
 
@@ -66,6 +68,9 @@ ADVICE = (
 
 Statement = tuple[str, tuple[Any, ...]]
 """A statement for the driver, and its parameters in their order."""
+
+MYSQL_IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS of the protocol
+PSYCOPG_IDLE = 0  # psycopg.pq.TransactionStatus.IDLE
 
 DRIVERS = ("pysqlite", "aiosqlite", "psycopg", "pymysql", "aiomysql")  # what they say of errors is known
 
@@ -109,6 +114,15 @@ def deadlocked(error: DBAPIError) -> bool:
     return state in {"40001", "40P01"} or code == 1213
 
 
+def in_transaction(driver_connection: Any) -> bool:
+    """Whether a transaction is open on a connection, as its driver knows without asking the database."""
+    if hasattr(driver_connection, "in_transaction"):  # SQLite
+        return bool(driver_connection.in_transaction)
+    if hasattr(driver_connection, "server_status"):  # MySQL
+        return bool(driver_connection.server_status & MYSQL_IN_TRANSACTION)
+    return bool(driver_connection.info.transaction_status != PSYCOPG_IDLE)
+
+
 def table_is_missing(error: BaseException) -> bool:
     """Whether the database says that there is no such table."""
     if not isinstance(error, DBAPIError):
@@ -135,6 +149,7 @@ class KeyRow(NamedTuple):
 class LedgerRows(NamedTuple):
     """A migration's row, and the rows of the keys that were asked for."""
 
+    name: str
     schema_version: int
     identity: str
     incarnation: str
@@ -146,9 +161,9 @@ class LedgerRows(NamedTuple):
     def of(cls, rows: Iterable[Sequence[Any]]) -> LedgerRows | None:
         """From the rows of `LedgerTables.select`; None where the migration has no row."""
         found: LedgerRows | None = None
-        for version, identity, incarnation, opened, epoch, key, pending, stale, contended in rows:
+        for name, version, identity, incarnation, opened, epoch, key, pending, stale, contended in rows:
             if found is None:
-                found = cls(version, identity, incarnation, opened, epoch, {})
+                found = cls(name, version, identity, incarnation, opened, epoch, {})
             if key is not None:
                 found.keys[bytes(key)] = KeyRow(pending, bool(stale), bool(contended))
         return found
@@ -215,15 +230,15 @@ class LedgerTables:
         """Make the token pending on each key, and each key that has another contended."""
         pending = f"{self._held}.pending"
         changes = [
-            f"contended = ({pending} <> '')",
-            f"oldest = CASE WHEN {pending} = '' THEN {self._now} ELSE {self._held}.oldest END",
+            f"contended = (length({pending}) > 0)",
+            f"oldest = CASE WHEN length({pending}) = 0 THEN {self._now} ELSE {self._held}.oldest END",
             f"pending = {self._concatenation(pending, self._entry)}",
         ]
         return self._add(migration, keys, mark, changes)
 
     def begin_copy(self, migration: str, keys: Sequence[bytes], mark: str) -> Statement:
         """Make the token pending on each key that has none."""
-        free = f"{self._held}.pending = ''"
+        free = f"length({self._held}.pending) = 0"
         if not self._mysql:
             return self._add(
                 migration, keys, mark, [f"oldest = {self._now}", f"pending = {self._entry}"], f" WHERE {free}"
@@ -274,7 +289,7 @@ class LedgerTables:
 
     def dirty(self, migration: str, keys: Sequence[bytes]) -> Statement:
         """The migration's row and those of `keys` that are pending or stale, for `LedgerRows.of`."""
-        return self._select(migration, keys, " AND (k.pending <> '' OR k.stale)")
+        return self._select(migration, keys, " AND (length(k.pending) > 0 OR k.stale)")
 
     def summary(self, migration: str) -> Statement:
         """The migration's row, how many keys are stale, how many tokens there are, and the age of the oldest.
@@ -316,15 +331,21 @@ class LedgerTables:
         """What creates the tables that are not there, in order; empty where both are.
 
         Raises:
-            LedgerMismatch: a table of that name is another's.
+            LedgerMismatch: a table of that name is another's, or the table of keys was lost.
         """
         found = inspect(connection)
+        # The table of migrations is made last, and is looked for first: where it is, the others were whole.
         there = {
             name
-            for name, columns in ((self.keys_name, KEY_COLUMNS), (self.migrations_name, MIGRATION_COLUMNS))
+            for name, columns in ((self.migrations_name, MIGRATION_COLUMNS), (self.keys_name, KEY_COLUMNS))
             if self._is_there(found, name, columns)
         }
-        # The table of migrations is made last: where it is, the others are whole.
+        if self.migrations_name in there and self.keys_name not in there:
+            # Made anew, it would pass for whole with the processes that knew it before.
+            raise LedgerMismatch(
+                f"the ledger's table {self.keys_name!r} was lost, and with it which keys are stale: {ADVICE}, for "
+                "which drop what is left of this one or choose other names with tables="
+            )
         wanted = [
             (self.keys_name, self._create_keys()),
             (self._index_name, self._create_index()),
@@ -400,7 +421,7 @@ class LedgerTables:
         if self._postgresql:
             rows = f"SELECT {row(key='given', **rest)} FROM unnest({self._bind('keys')}) AS given"
         else:
-            rows = f"VALUES {', '.join(f'({row(key=self._bind(name), **rest)})' for name in self._given(keys))}"
+            rows = f"VALUES {', '.join(f'({row(key=key, **rest)})' for key in self._key_binds(keys))}"
         conflict = f"ON CONFLICT (migration, {self._key}) DO UPDATE SET"
         if self._mysql:
             conflict = "ON DUPLICATE KEY UPDATE"
@@ -454,17 +475,28 @@ class LedgerTables:
 
     @property
     def _own(self) -> str:
-        return "m.schema_version, m.identity, m.incarnation, m.opened, m.epoch"
+        return "m.name, m.schema_version, m.identity, m.incarnation, m.opened, m.epoch"
 
     def _among(self, keys: Sequence[bytes]) -> str:
         if self._postgresql:
             return f"= ANY({self._bind('keys')})"
-        return f"IN ({', '.join(map(self._bind, self._given(keys)))})"
+        return f"IN ({', '.join(self._key_binds(keys))})"
+
+    def _key_binds(self, keys: Sequence[bytes]) -> Iterable[str]:
+        """Where each key stands in a statement, but in PostgreSQL."""
+        binds = map(self._bind, self._given(keys))
+        return (f"UNHEX({bind})" for bind in binds) if self._mysql else binds
 
     def _given(self, keys: Sequence[bytes]) -> dict[str, Any]:
-        """The parameters that hold the keys: in PostgreSQL an array, so that there is one text for any number."""
+        """The parameters that hold the keys: in PostgreSQL an array, so that there is one text for any number.
+
+        In MySQL they are hexadecimal. Its drivers put parameters into the text of the statement, where the
+        character set of the connection, and how aiomysql escapes under NO_BACKSLASH_ESCAPES, would change bytes.
+        """
         if self._postgresql:
             return {"keys": list(keys)}
+        if self._mysql:
+            return {f"k{place}": key.hex() for place, key in enumerate(keys)}
         return {f"k{place}": key for place, key in enumerate(keys)}
 
     def _bind(self, name: str) -> str:

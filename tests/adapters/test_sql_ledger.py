@@ -70,6 +70,16 @@ class Rows:
         self._engines.append(self.world.new_engine(isolation_level="AUTOCOMMIT", **options))
         return self._engines[-1]
 
+    def engine_with(self, statement: str) -> Any:
+        """An engine each of whose connections begins with a statement, after all that SQLAlchemy sets."""
+
+        def connected(connection: Any, _: object) -> None:
+            connection.cursor().execute(statement)
+
+        engine = self.new_engine()
+        event.listen(_blocking(engine), "connect", connected)
+        return engine
+
     def new_ledger(self, *, engine: Any = None, **options: Any) -> Any:
         """One more ledger over the same tables, as another process has it."""
         kind: Any = AsyncSqlAlchemyLedger if self.asyncio else SqlAlchemyLedger
@@ -143,6 +153,11 @@ class Rows:
         await self.close_engines()
         for table in ("keys", "migrations"):
             self.execute(f"DROP TABLE IF EXISTS {self.tables}_{table}")
+
+
+def _blocking(engine: Any) -> Any:
+    """What listeners are set up for."""
+    return getattr(engine, "sync_engine", engine)
 
 
 def _run(body: Callable[[], Awaitable[Any]]) -> Any:
@@ -295,6 +310,56 @@ async def test_names_are_told_apart(rows: Rows) -> None:
     for name in ("", "users ", "a\0b", "u" * 101):
         with pytest.raises(ValueError, match="1 to 100 characters"):
             rows.ledger.migration(name, IDENTITY)
+
+
+BACKSLASHES = [b"sit's", b"s\\", b"s\\\\", b's\\"', b"s\\0", b"s\0"]
+NO_TEXT = [b"b\xff", b"b\xfe", b"b\xbf\\", b"b\xbf'", b"s\xc3\xa9"]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "SESSION sql_mode = 'NO_BACKSLASH_ESCAPES'",
+        "SESSION sql_mode = 'ANSI_QUOTES,PIPES_AS_CONCAT'",
+        "SESSION sql_mode = 'EMPTY_STRING_IS_NULL'",  # and not strict, so that NULL becomes 0 with a warning
+        "character_set_connection = latin1",
+        "character_set_connection = sjis",
+    ],
+)
+async def test_settings_of_the_server_change_no_key(rows: Rows, setting: str) -> None:
+    """Whatever the server makes of literals in a statement, keys are pending, stale and clean as ever."""
+    if rows.backend != "mariadb":
+        pytest.skip("the other drivers send parameters beside the statement")
+    ledger, keys = rows.migration(engine=rows.engine_with(f"SET {setting}")), [*BACKSLASHES, *NO_TEXT]
+    for ok in (False, True, True):
+        token = new_token()
+        assert (await settle(ledger.begin(keys, token))).contended == frozenset()
+        assert set(rows.state("users")) == set(keys) == set(await settle(ledger.dirty(keys)))
+        await settle(ledger.end(dict.fromkeys(keys, ok), token))
+        assert set(await settle(ledger.dirty(keys))) == (set() if ok else set(keys))
+    token = new_token()
+    assert (await settle(ledger.begin_copy(keys, token))).granted == set(keys)
+    assert (await settle(ledger.begin_copy(keys, new_token()))).granted == set()
+    await settle(ledger.withdraw(keys, token))
+    assert rows.state("users") == {}
+
+
+@pytest.mark.parametrize("change", ["character set", "collation"])
+async def test_a_database_that_changes_names_is_refused(rows: Rows, change: str) -> None:
+    """Where two names would be one to the database, whoever comes second does not get the rows of the first."""
+    if rows.backend != "mariadb":
+        pytest.skip("the others have no such settings")
+    await settle(rows.migration("us\u00e9rs?").dirty([K]))
+    if change == "collation":
+        for table in ("migrations", "keys"):
+            rows.execute(f"ALTER TABLE {{{table}}} CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
+        second = rows.migration("Us\u00c9rs?")
+    else:
+        engine = rows.engine_with("SET character_set_connection = latin1")
+        second = rows.migration("us\u00e9rs\u0416", engine=engine)
+    for call in (lambda: second.begin([K], new_token()), lambda: second.dirty([K])):
+        with pytest.raises(LedgerMismatch, match=r"answers with 'us\u00e9rs\?'.*collation.*character set"):
+            await settle(call())
 
 
 async def test_what_cannot_be_kept_is_refused(migration: Any) -> None:
@@ -777,6 +842,44 @@ async def test_a_lost_ledger_is_noticed(rows: Rows, loss: str) -> None:
     ):
         with pytest.raises(LedgerMismatch, match=r"lost, or made anew.*keep the gate at 0.*empty or verify New"):
             await settle(call())
+
+
+async def test_a_lost_table_of_keys_is_not_made_anew(rows: Rows, migration: Any) -> None:
+    """Who comes after the table of keys was lost does not make one that the others would take for theirs."""
+    token = new_token()
+    await settle(migration.begin([K], token))
+    await settle(migration.end({K: False}, token))
+    rows.execute("DROP TABLE {keys}")
+    newcomer = rows.new_ledger()
+    for call in (newcomer.create_tables, lambda: newcomer.migration("users", IDENTITY).begin([K], new_token())):
+        with pytest.raises(LedgerMismatch, match=rf"'{rows.tables}_keys' was lost.*empty or verify New.*drop"):
+            await settle(call())
+    with pytest.raises(LedgerMismatch, match="was lost"):
+        await settle(migration.dirty([K]))
+
+
+@pytest.mark.parametrize("how", ["options", "listener", "completion_type"])
+async def test_what_would_not_be_committed_is_refused(rows: Rows, migration: Any, how: str) -> None:
+    """An engine, or a server, that begins transactions raises Unsupported, and nothing counts as acknowledged."""
+    await settle(migration.dirty([K]))  # which finds the tables made by another
+    if how == "completion_type" and rows.backend != "mariadb":
+        pytest.skip("a setting of MySQL")
+    if how == "options":
+        engine = rows.new_engine(execution_options={"isolation_level": "SERIALIZABLE"})
+    elif how == "listener":
+        engine = rows.new_engine()
+        event.listen(_blocking(engine), "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    else:
+        engine = rows.engine_with("SET completion_type = 1")
+    misled = rows.migration(engine=engine)
+    for _ in range(2):  # with completion_type it is the second transaction that is never committed
+        with pytest.raises(Unsupported, match=r"left a transaction open.*isolation_level"):
+            await settle(misled.begin([K], new_token()))
+            await settle(misled.open_to(0.5))
+    with pytest.raises(Unsupported, match="left a transaction open"):
+        await settle(misled.open_to(0.5))
+    assert rows.state("users") == {}
+    assert (await settle(migration.summary())).opened == 0
 
 
 async def test_tokens_that_are_none_are_noticed(rows: Rows, migration: Any) -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-__all__ = ["AsyncEngine", "check_engine", "check_ledger_engine", "run_blocking"]
+__all__ = [
+    "AsyncConnection",
+    "AsyncEngine",
+    "check_engine",
+    "check_ledger_engine",
+    "driver_connection",
+    "run_blocking",
+]
 
 T = TypeVar("T")
 
@@ -34,3 +41,9 @@ def check_ledger_engine(engine: object) -> None:
 async def run_blocking(connection: AsyncConnection, function: Callable[[Connection], T]) -> T:
     """What `function` makes of the connection; it is written as for a blocking one."""
     return await connection.run_sync(function)
+
+
+def driver_connection(connection: AsyncConnection) -> Any:
+    """The driver's own connection."""
+    blocking = connection.sync_connection
+    return None if blocking is None else blocking.connection.driver_connection

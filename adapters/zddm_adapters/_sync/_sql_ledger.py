@@ -22,9 +22,16 @@ from zddm_adapters._sql_ledger_tables import (
     chunks,
     deadlocked,
     entry_mark,
+    in_transaction,
     table_is_missing,
 )
-from zddm_adapters._sync._world_sql import Engine, check_ledger_engine, run_blocking
+from zddm_adapters._sync._world_sql import (
+    Connection,
+    Engine,
+    check_ledger_engine,
+    driver_connection,
+    run_blocking,
+)
 from zddm_flags.errors import LedgerMismatch, NotApplied, Unsupported
 from zddm_flags.ledger import CopyGrant, Grant, LedgerSummary, MigrationLedger, Opening
 from zddm_flags.rollout import checked_rate
@@ -49,7 +56,9 @@ class SqlAlchemyLedger:
 
         SqlAlchemyLedger(create_async_engine(url, isolation_level="AUTOCOMMIT"))
 
-    so that it never waits for a connection that an operation on a store holds. With MySQL,
+    so that it never waits for a connection that an operation on a store holds. Where something else begins
+    transactions on it all the same (a listener that executes BEGIN, MySQL's `completion_type`), calls raise
+    Unsupported. With MySQL,
     `skip_autocommit_rollback=True` (SQLAlchemy 2.0.43) saves a round trip. A write takes three statements (`begin`
     two, `end` one), a read of New one.
 
@@ -57,10 +66,11 @@ class SqlAlchemyLedger:
 
     - The promise is as good as what the database acknowledges. The engine must reach the primary, never a replica
       or something that splits reads from writes, and a commit must be durable: `synchronous_commit=on` in
-      PostgreSQL, `innodb_flush_log_at_trx_commit=1` in MySQL, and no `PRAGMA synchronous=OFF` in SQLite.
+      PostgreSQL, `innodb_flush_log_at_trx_commit=1` in MySQL, and `PRAGMA synchronous=FULL` in SQLite: in
+      WAL mode NORMAL, the default of some builds, loses the latest commits with the host's power.
     - After a failover, or a restore from a backup, that lost what had been acknowledged, keep the gate at 0, empty
-      or verify New, and begin with a new ledger. Rows that are gone or were made anew are noticed, older ones are
-      not.
+      or verify New, and begin with a new ledger. A table or a migration's own row that is gone or was made anew is
+      noticed; older rows, and rows of keys that something deleted, are not.
     - Set the driver's time-outs, and `pool_timeout`, well below the proxy's `max_operation_seconds`, for a call
       waits as long as they let it. `pool_pre_ping=True` spares the first write after a restart of the server an
       error, for one more round trip a call.
@@ -242,9 +252,10 @@ class _Migration:
                     issued += 1
                     connection.exec_driver_sql(*change(self._name, chunk, mark))
                     done += 1
+                    _check_committed(connection)
                 for chunk in chunks(ordered) if ordered else [()]:
                     rows += (connection.exec_driver_sql(*self._tables.select(self._name, chunk))).all()
-        except LedgerMismatch:
+        except (LedgerMismatch, Unsupported):
             raise
         except Exception as error:
             if self._incarnation and table_is_missing(error):
@@ -284,6 +295,7 @@ class _Migration:
     def _issue(self, statement: Statement) -> _Done:
         with self._engine.connect() as connection:
             result = connection.exec_driver_sql(*statement)
+            _check_committed(connection)
             return _Done(result.all() if result.returns_rows else (), result.rowcount)
 
     def _first_use(self) -> None:
@@ -311,6 +323,11 @@ class _Migration:
         """What the ledger answered, if it is this migration's and the same that was seen first."""
         if found is None:
             raise self._lost()
+        if found.name != self._name:
+            raise LedgerMismatch(
+                f"asked for migration {self._name!r} the ledger's database answers with {found.name!r}: let no "
+                "collation of its tables ignore anything, and no character set of the connection lack a character"
+            )
         if found.schema_version != SCHEMA_VERSION:
             raise LedgerMismatch(
                 f"the ledger of migration {self._name!r} has schema version {found.schema_version}, and this "
@@ -333,6 +350,16 @@ class _Migration:
         return LedgerMismatch(
             f"the ledger of migration {self._name!r} was lost, or made anew, since this process first used it: "
             f"{ADVICE}"
+        )
+
+
+def _check_committed(connection: Connection) -> None:
+    """Raise Unsupported where a statement left a transaction open: its effect would be gone with that."""
+    if in_transaction(driver_connection(connection)):
+        raise Unsupported(
+            "a statement of the ledger left a transaction open, which nobody would commit: nothing that is set "
+            "for its engine or its server may begin transactions (execution_options with another "
+            "isolation_level, an event listener that executes BEGIN, MySQL's completion_type)"
         )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
 
-__all__ = ["Engine", "check_engine", "check_ledger_engine", "run_blocking"]
+__all__ = ["Connection", "Engine", "check_engine", "check_ledger_engine", "driver_connection", "run_blocking"]
 
 T = TypeVar("T")
 
@@ -33,3 +33,8 @@ def check_ledger_engine(engine: object) -> None:
 def run_blocking(connection: Connection, function: Callable[[Connection], T]) -> T:
     """What `function` makes of the connection."""
     return function(connection)
+
+
+def driver_connection(connection: Connection) -> Any:
+    """The driver's own connection."""
+    return connection.connection.driver_connection
