@@ -132,6 +132,7 @@ class MigrationLedger(Protocol):
     def reap(self, age_seconds: float, limit: int = 1000) -> int:
         """Remove at most `limit` tokens older than this by the ledger's clock; their keys become stale.
 
+        And older than the `token_seconds` of whoever uses these rows: another's may be longer than one's own.
         Returns how many were removed. A ledger may count a token once for each of its keys.
         """
         ...
@@ -193,8 +194,11 @@ class Ledger(Protocol):
         """Whether other processes see the same rows, so that it outlives this one."""
         ...
 
-    def migration(self, name: str, identity: str) -> MigrationLedger:
+    def migration(self, name: str, identity: str, token_seconds: float = 0.0) -> MigrationLedger:
         """The rows of the migration `name`, whose gate has this `identity` (hasher and encoding). No I/O.
+
+        `token_seconds` is how old a token of this caller's may become while it is still in use. The rows keep the
+        largest that they were ever told, before the first such token is pending, and nobody reaps a younger one.
 
         Raises, now or at the first call: LedgerMismatch, where the rows were written under another identity.
         """
@@ -209,7 +213,7 @@ class AsyncLedger(Protocol):
         """See `Ledger.shared`."""
         ...
 
-    def migration(self, name: str, identity: str) -> AsyncMigrationLedger:
+    def migration(self, name: str, identity: str, token_seconds: float = 0.0) -> AsyncMigrationLedger:
         """See `Ledger.migration`."""
         ...
 
@@ -337,6 +341,7 @@ class _InMemoryMigration:
 
     def __init__(self, identity: str, clock: Callable[[], float], opened: float) -> None:
         self.identity = identity
+        self._token_seconds = 0.0
         self._clock = clock
         self._table = LedgerTable()
         self._table.open_to(opened)
@@ -368,13 +373,18 @@ class _InMemoryMigration:
 
     def reap(self, age_seconds: float, limit: int = 1000) -> int:
         with self._lock:
-            return self._table.reap(self._clock() - age_seconds, limit)
+            return self._table.reap(self._clock() - max(age_seconds, self._token_seconds), limit)
 
     def summary(self) -> LedgerSummary:
         with self._lock:
             return self._table.summary(self._clock())
 
     last_summary = summary
+
+    def keep_tokens_for(self, seconds: float) -> None:
+        """Reap no token that is younger than this."""
+        with self._lock:
+            self._token_seconds = max(self._token_seconds, seconds)
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
@@ -406,8 +416,8 @@ class InMemoryLedger:
         self._migrations: dict[str, _InMemoryMigration] = {}
         after_fork_in_child(self._after_fork)
 
-    def migration(self, name: str, identity: str) -> MigrationLedger:
-        """The rows of the migration `name`.
+    def migration(self, name: str, identity: str, token_seconds: float = 0.0) -> MigrationLedger:
+        """The rows of the migration `name`. See `Ledger.migration`.
 
         Raises:
             LedgerMismatch: another proxy uses the name with another hasher or encoding.
@@ -419,6 +429,7 @@ class InMemoryLedger:
                 f"migration {name!r} was begun with hasher {rows.identity!r}, this gate has {identity!r}: "
                 "use the same hasher and encoding in every gate of a migration, or give this one its own name"
             )
+        rows.keep_tokens_for(token_seconds)
         return rows
 
     def _after_fork(self) -> None:
@@ -471,6 +482,6 @@ class AsyncInMemoryLedger:
     def __init__(self, ledger: InMemoryLedger | None = None) -> None:
         self._ledger = ledger if ledger is not None else InMemoryLedger()
 
-    def migration(self, name: str, identity: str) -> AsyncMigrationLedger:
+    def migration(self, name: str, identity: str, token_seconds: float = 0.0) -> AsyncMigrationLedger:
         """See `InMemoryLedger.migration`."""
-        return _AsyncInMemoryMigration(self._ledger.migration(name, identity))
+        return _AsyncInMemoryMigration(self._ledger.migration(name, identity, token_seconds))

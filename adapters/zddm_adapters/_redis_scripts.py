@@ -3,7 +3,8 @@
 The rows of a migration are four Redis keys with one hash tag, so that a cluster keeps them in one slot:
 
 - `meta`, a hash: the version of this schema, the gate's identity, the incarnation (random, made with the rows),
-  `opened` as the text of a double, the epoch, how many keys are stale, and the sizes of the other three. Sizes
+  `opened` as the text of a double, how long tokens are kept, the epoch, how many keys are stale, and the sizes
+  of the other three. Sizes
   that do not match are how a loss of some of the rows is seen, be it by eviction or by somebody's DEL.
 - `entries`, a hash: a dirty key -> `s` if it is stale or `-`, `c` if it is contended or `-`, and its tokens, with
   commas between.
@@ -50,7 +51,8 @@ REAP_AT_ONCE = 1000
 PRELUDE = """
 local META, ENTRIES, PENDING, TOKENS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local SCHEMA, IDENTITY, EXPECTED, PROPOSED, FLOOR = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local OWN = 6      -- where the arguments of the call itself begin
+local PATIENCE = ARGV[6]
+local OWN = 7      -- where the arguments of the call itself begin
 local CHUNK = 1000 -- Lua's stack takes about 8000 values
 
 local state, refusal
@@ -63,7 +65,7 @@ end
 -- Look at the rows as a whole, and make them where this object never saw any and there are none.
 local function examine()
   local meta = redis.pcall('HMGET', META, 'schema', 'identity', 'incarnation', 'opened', 'epoch', 'stale',
-    'entries', 'pending', 'tokens')
+    'entries', 'pending', 'tokens', 'token_seconds')
   local sizes = {meta, redis.pcall('HLEN', ENTRIES), redis.pcall('ZCARD', PENDING), redis.pcall('HLEN', TOKENS)}
   for position, answer in ipairs(sizes) do
     if type(answer) == 'table' and answer.err then
@@ -75,12 +77,13 @@ local function examine()
     if redis.call('EXISTS', META) == 1 then return nil, {'foreign', 1} end
     if EXPECTED ~= '' or sizes[2] + sizes[3] + sizes[4] > 0 then return nil, {'lost'} end
     redis.call('HSET', META, 'schema', SCHEMA, 'identity', IDENTITY, 'incarnation', PROPOSED, 'opened', FLOOR,
-      'epoch', '0', 'stale', '0', 'entries', '0', 'pending', '0', 'tokens', '0')
-    return {incarnation = PROPOSED, opened = FLOOR, epoch = 0, stale = 0, tokens = 0}
+      'epoch', '0', 'stale', '0', 'entries', '0', 'pending', '0', 'tokens', '0', 'token_seconds', PATIENCE)
+    return {incarnation = PROPOSED, opened = FLOOR, epoch = 0, stale = 0, tokens = 0,
+      token_seconds = tonumber(PATIENCE)}
   end
   if meta[1] ~= SCHEMA then return nil, {'schema', meta[1]} end
   local numbers = {}
-  for position = 2, 9 do
+  for position = 2, 10 do
     if not meta[position] then return nil, {'foreign', 1} end
     numbers[position] = tonumber(meta[position])
     if position > 3 and not numbers[position] then return nil, {'foreign', 1} end
@@ -94,7 +97,13 @@ local function examine()
     redis.call('HSET', META, 'opened', FLOOR)
     opened = FLOOR
   end
-  return {incarnation = meta[3], opened = opened, epoch = numbers[5], stale = numbers[6], tokens = numbers[9]}
+  local token_seconds = numbers[10]
+  if EXPECTED == '' and tonumber(PATIENCE) > token_seconds then
+    redis.call('HSET', META, 'token_seconds', PATIENCE)
+    token_seconds = tonumber(PATIENCE)
+  end
+  return {incarnation = meta[3], opened = opened, epoch = numbers[5], stale = numbers[6], tokens = numbers[9],
+    token_seconds = token_seconds}
 end
 
 -- The names of keys among the arguments, from the one at `first` on.
@@ -291,7 +300,8 @@ return finish(false)
 """)
 
 REAP = _script("""
-local before = string.format('(%.17g', now() - tonumber(ARGV[OWN]) * 1000000)
+local age = math.max(tonumber(ARGV[OWN]), state.token_seconds)
+local before = string.format('(%.17g', now() - age * 1000000)
 local members = redis.call('ZRANGEBYSCORE', PENDING, '-inf', before, 'LIMIT', 0, ARGV[OWN + 1])
 local tokens, names = {}, {}
 for position, member in ipairs(members) do
@@ -331,18 +341,20 @@ class Rows:
         name: the migration's.
         identity: the gate's.
         opened: the least that `opened` is raised to at first use.
+        token_seconds: the least for which tokens are kept, from first use on.
 
     Raises:
         ValueError: the prefix has other characters, or is empty.
     """
 
-    def __init__(self, prefix: str, name: str, identity: str, opened: float) -> None:
+    def __init__(self, prefix: str, name: str, identity: str, opened: float, token_seconds: float) -> None:
         if not re.fullmatch(r"[A-Za-z0-9._-]+", prefix):
             raise ValueError("prefix must be of ASCII letters, digits, dots, hyphens and underscores")
         self._name = name
         self._identity = identity
         self.keys = tuple(f"{{{prefix}:{name}}}:{part}" for part in ("meta", "entries", "pending", "tokens"))
         self._opened = opened
+        self._token_seconds = token_seconds
         self._seen: dict[str, bytes] = {}
         self._summary = LedgerSummary(0, 0, None, opened, 0)
 
@@ -351,7 +363,8 @@ class Rows:
         expected = self._seen.get("incarnation", b"")
         proposed = b"" if expected else os.urandom(12).hex().encode()
         keys = (key.encode() for key in self.keys)
-        common = (SCHEMA, self._identity.encode(), expected, proposed, _text(self._opened))
+        floors = (_text(self._opened), _text(self._token_seconds))
+        common = (SCHEMA, self._identity.encode(), expected, proposed, *floors)
         # A call that may make the rows could, sent twice, make them anew after a loss that nobody saw.
         return Call(script, (b"4", *keys, *common, *arguments), once=script.once or not expected)
 

@@ -58,7 +58,7 @@ ENTRY = 1 + MAX_TOKEN_BYTES + 1 + TIME_DIGITS
 TOKEN = re.compile(rb"[A-Za-z0-9-]{1,%d}" % MAX_TOKEN_BYTES)
 PENDING = re.compile(rf"(\|[A-Za-z0-9.-]{{{MAX_TOKEN_BYTES}}}@[0-9]{{{TIME_DIGITS}}})*")
 
-MIGRATION_COLUMNS = ("name", "schema_version", "identity", "opened", "epoch", "incarnation")
+MIGRATION_COLUMNS = ("name", "schema_version", "identity", "opened", "epoch", "incarnation", "token_seconds")
 KEY_COLUMNS = ("migration", "key", "pending", "stale", "contended", "oldest")
 
 ADVICE = (
@@ -266,18 +266,21 @@ class LedgerTables:
         return self._take(migration, keys, mark, "")
 
     def reap(self, migration: str, keys: Sequence[bytes], age: int) -> Statement:
-        """Remove each key's first token, if it is older than `age` microseconds; the key becomes stale."""
+        """Remove each key's first token, if it is older than `age` microseconds and than all tokens are kept.
+
+        The key becomes stale.
+        """
         changes = (
             f"stale = true, contended = (contended AND length(pending) > {ENTRY}), "
             f"oldest = {self._second()}, pending = substr(pending, {ENTRY + 1})"
         )
-        return self._change(migration, keys, f"oldest < {self._now} - {self._bind('age')}", changes, age=age)
+        return self._change(migration, keys, self._old, changes, age=age)
 
     def old(self, migration: str, age: int, limit: int) -> Statement:
-        """At most `limit` keys that have a token older than `age` microseconds."""
+        """At most `limit` keys that have a token for `reap` to remove."""
         sql = (
             f"SELECT {self._key} FROM {self._keys} WHERE migration = {self._bind('migration')} "
-            f"AND oldest < {self._now} - {self._bind('age')} ORDER BY oldest LIMIT {self._bind('limit')}"
+            f"AND {self._old} ORDER BY oldest LIMIT {self._bind('limit')}"
         )
         return self._statement(sql, {"migration": migration, "age": age, "limit": limit})
 
@@ -307,9 +310,11 @@ class LedgerTables:
 
     # The migration's own row
 
-    def insert_migration(self, migration: str, identity: str, opened: float, incarnation: str) -> Statement:
+    def insert_migration(
+        self, migration: str, identity: str, opened: float, incarnation: str, token_seconds: float
+    ) -> Statement:
         """Make the migration's row, if there is none."""
-        values = (migration, SCHEMA_VERSION, identity, opened, 0, incarnation)
+        values = (migration, SCHEMA_VERSION, identity, opened, 0, incarnation, token_seconds)
         # Not INSERT IGNORE, which answers with a warning.
         absent = "ON DUPLICATE KEY UPDATE name = name" if self._mysql else "ON CONFLICT (name) DO NOTHING"
         binds = ", ".join(map(self._bind, MIGRATION_COLUMNS))
@@ -318,12 +323,19 @@ class LedgerTables:
 
     def open_to(self, migration: str, rate: float) -> Statement:
         """Raise `opened` to `rate`, if it is below."""
-        rate_bind = self._bind("rate")
+        return self._raise("opened", migration, rate)
+
+    def keep_tokens_for(self, migration: str, seconds: float) -> Statement:
+        """Let nobody reap tokens that are younger than this."""
+        return self._raise("token_seconds", migration, seconds)
+
+    def _raise(self, column: str, migration: str, value: float) -> Statement:
+        least = self._bind("least")
         sql = (
-            f"UPDATE {self._migrations} SET opened = {rate_bind} "
-            f"WHERE name = {self._bind('migration')} AND opened < {rate_bind}"
+            f"UPDATE {self._migrations} SET {column} = {least} "
+            f"WHERE name = {self._bind('migration')} AND {column} < {least}"
         )
-        return self._statement(sql, {"migration": migration, "rate": rate})
+        return self._statement(sql, {"migration": migration, "least": value})
 
     # Tables
 
@@ -385,7 +397,8 @@ class LedgerTables:
         return (
             f"CREATE TABLE {self._migrations} (name {self._text(MAX_NAME_CHARACTERS)} NOT NULL PRIMARY KEY, "
             f"schema_version INTEGER NOT NULL, identity {self._text(1000)} NOT NULL, "
-            f"opened DOUBLE PRECISION NOT NULL, epoch INTEGER NOT NULL, incarnation {self._text(32)} NOT NULL)"
+            f"opened DOUBLE PRECISION NOT NULL, epoch INTEGER NOT NULL, incarnation {self._text(32)} NOT NULL, "
+            f"token_seconds DOUBLE PRECISION NOT NULL)"
             f"{self._table_options}"
         )
 
@@ -472,6 +485,12 @@ class LedgerTables:
             f"WHERE m.name = {self._bind('migration')}"
         )
         return self._statement(sql, {"migration": migration} | self._given(keys))
+
+    @property
+    def _old(self) -> str:
+        """Whether a key's first token is old enough for everybody."""
+        kept = f"SELECT token_seconds * 1000000 FROM {self._migrations} WHERE name = {self._bind('migration')}"
+        return f"oldest < {self._now} - {self._bind('age')} AND oldest < {self._now} - ({kept})"
 
     @property
     def _own(self) -> str:

@@ -26,6 +26,7 @@ class Backing:
         self.now = 0.0
         self.away = False
         self.tables: dict[str, tuple[str, LedgerTable]] = {}
+        self.token_seconds: dict[str, float] = {}
 
 
 class Rows:
@@ -34,10 +35,11 @@ class Rows:
     table_class: type[LedgerTable] = LedgerTable
     cut = 1024
 
-    def __init__(self, backing: Backing, name: str, identity: str) -> None:
+    def __init__(self, backing: Backing, name: str, identity: str, token_seconds: float) -> None:
         self.backing = backing
         self.name = name
         self.identity = identity
+        backing.token_seconds[name] = max(token_seconds, backing.token_seconds.get(name, 0.0))
         self.seen: LedgerTable | None = None
         self.last = LedgerTable().summary(0)
 
@@ -83,6 +85,7 @@ class Rows:
 
     def reap(self, age_seconds, limit=1000):
         with self.backing.lock:
+            age_seconds = max(age_seconds, self.backing.token_seconds[self.name])
             return self.table.reap(self.now - age_seconds, limit)
 
     def summary(self):
@@ -101,8 +104,8 @@ class Ledger:
         self.backing = backing
         self.kind = kind
 
-    def migration(self, name: str, identity: str) -> Any:
-        return self.kind(self.backing, name, identity)
+    def migration(self, name: str, identity: str, token_seconds: float = 0.0) -> Any:
+        return self.kind(self.backing, name, identity, token_seconds)
 
 
 class Checked(LedgerContract):
@@ -333,18 +336,18 @@ class TokensWithoutCase(Rows):
 
 
 class OneTableForAll(Rows):
-    def __init__(self, backing, name, identity):
-        super().__init__(backing, "all", identity)
+    def __init__(self, backing, name, identity, token_seconds):
+        super().__init__(backing, "all", identity, token_seconds)
 
 
 class NamesWithoutCase(Rows):
-    def __init__(self, backing, name, identity):
-        super().__init__(backing, name.lower(), identity)
+    def __init__(self, backing, name, identity, token_seconds):
+        super().__init__(backing, name.lower(), identity, token_seconds)
 
 
 class AnyIdentity(Rows):
-    def __init__(self, backing, name, identity):
-        super().__init__(backing, name, "any")
+    def __init__(self, backing, name, identity, token_seconds):
+        super().__init__(backing, name, "any", token_seconds)
 
 
 class DirtyOfAnyIdentity(Rows):
@@ -395,8 +398,8 @@ class OpensAfterALook(Rows):
 
 
 class EachItsOwn(Rows):
-    def __init__(self, backing, name, identity):
-        super().__init__(backing, name, identity)
+    def __init__(self, backing, name, identity, token_seconds):
+        super().__init__(backing, name, identity, token_seconds)
         self.backing = Backing()
 
 
@@ -427,6 +430,11 @@ class StaleIsForgottenByTheThirdCopy(Table):
         self.copies += 1
         grant = super().begin_copy(keys, token, now)
         return grant._replace(stale=frozenset()) if self.copies == 3 else grant
+
+
+class ReapsByItsOwnTime(Rows):
+    def reap(self, age_seconds, limit=1000):
+        return self.table.reap(self.now - age_seconds, limit)
 
 
 class LastSummaryIsOld(Rows):
@@ -462,6 +470,7 @@ WRONG: list[tuple[str, type[Rows], str]] = [
         of(ReapsKeysWithAllTheirTokens),
         "a copy must be denied the key that the younger",
     ),
+    ("reap_spares_what_others_may_still_use", ReapsByItsOwnTime, "it may still write New under its token"),
     ("reap_is_limited", of(ReapIsNotLimited), "with a limit of 2 returned 5"),
     ("summary_counts", of(CountsKeysAsStale), "counted 3 stale keys"),
     ("summary_counts", LastSummaryIsOld, "last_summary() is"),
@@ -535,8 +544,8 @@ class MixesUpAnswers:
 
 
 class OneConnection(AsyncInMemoryLedger):
-    def migration(self, name: str, identity: str) -> Any:
-        return MixesUpAnswers(super().migration(name, identity))
+    def migration(self, name: str, identity: str, token_seconds: float = 0.0) -> Any:
+        return MixesUpAnswers(super().migration(name, identity, token_seconds))
 
 
 class CheckedAsync(AsyncLedgerContract):

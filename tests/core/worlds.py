@@ -165,8 +165,8 @@ class WatchedLedger(Watched):
         self.shared = shared
         self._world = world
 
-    def migration(self, name: str, identity: str) -> Any:
-        rows = self.rows_of.migration(name, identity)
+    def migration(self, name: str, identity: str, token_seconds: float = 0.0) -> Any:
+        rows = self.rows_of.migration(name, identity, token_seconds)
         calls = {call: self._world.dress(self._watched(rows, call)) for call in LEDGER_CALLS}
         return _Given({**calls, "last_summary": rows.last_summary})
 

@@ -66,8 +66,8 @@ class AsyncProxy(Generic[K, V]):
         ledger: which keys of New must not be trusted. None: in memory, for one process whose New starts empty;
             where New is verified but not empty, give one in memory that was made with `opened=1.0`.
         max_operation_seconds: an operation that could not write Old within this time raises
-            `OperationTimedOut`, and tokens older than this (and a margin) are reaped, whosever they are: give all
-            proxies of a migration the same. Above 0.
+            `OperationTimedOut`, and tokens older than this (and a margin) are reaped; older than the largest that
+            any proxy of the migration ever had, where they differ. Above 0.
         max_call_seconds: how long one call to a store may take to have its effect, by the driver's time-outs.
             No write is issued later than `max_operation_seconds` less this. None: a third of it.
         on_ledger_error: what a write does that cannot reach the ledger; a read goes to Old. `"strict"`: it raises
@@ -124,13 +124,13 @@ class AsyncProxy(Generic[K, V]):
         if not self._new.info.strong_reads:
             raise Unsupported("new: its reads do not see every acknowledged write, so a read could be stale")
         ledger = ledger if ledger is not None else DefaultLedger()
-        self._ledger: AsyncMigrationLedger = ledger.migration(self.name, gate.identity)
         self._available = on_ledger_error == "available"
         self._unmarked = UnmarkedKeys(max_unmarked_keys)
         self._background: Callable[[], bool] | None = None  # whether what marks still goes on
         self._issue_seconds = max_operation_seconds - max_call_seconds
         self._begin_again_seconds = max_operation_seconds / 10
         self._reap_age = max_operation_seconds * 1.1 + 1.0
+        self._ledger: AsyncMigrationLedger = ledger.migration(self.name, gate.identity, self._reap_age)
         self._reap_interval = max_operation_seconds / 4
         self._next_reap = 0.0
         self._max_batch = max_batch

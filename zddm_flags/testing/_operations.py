@@ -181,8 +181,8 @@ class _LedgerAdapter:
 
     shared = True
 
-    def migration(self, name: str, identity: str) -> AsyncMigrationLedger:
-        del name, identity
+    def migration(self, name: str, identity: str, token_seconds: float = 0.0) -> AsyncMigrationLedger:
+        del name, identity, token_seconds
         return self
 
     async def begin(self, keys: Sequence[bytes], token: bytes) -> Grant:

@@ -118,7 +118,7 @@ class AsyncSqlAlchemyLedger:
             )
         self._engine = engine
 
-    def migration(self, name: str, identity: str) -> AsyncMigrationLedger:
+    def migration(self, name: str, identity: str, token_seconds: float = 0.0) -> AsyncMigrationLedger:
         """The rows of the migration `name`, whose gate has this `identity`. No I/O.
 
         Its first call, and each until one succeeded, makes what is missing and checks what is there: it raises
@@ -128,7 +128,7 @@ class AsyncSqlAlchemyLedger:
         Raises:
             ValueError: the name is empty, longer than 100 characters, ends in a space, or has a NUL.
         """
-        return _Migration(self._engine, self._tables, checked_name(name), identity, self._opened)
+        return _Migration(self._engine, self._tables, checked_name(name), identity, self._opened, token_seconds)
 
     @property
     def ddl(self) -> str:
@@ -154,12 +154,21 @@ class _Done(NamedTuple):
 class _Migration:
     """One migration's rows. Immutable but for what it saw of the ledger, so it needs no lock."""
 
-    def __init__(self, engine: AsyncEngine, tables: LedgerTables, name: str, identity: str, opened: float) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        tables: LedgerTables,
+        name: str,
+        identity: str,
+        opened: float,
+        token_seconds: float,
+    ) -> None:
         self._engine = engine
         self._tables = tables
         self._name = name
         self._identity = identity
         self._opened = opened
+        self._token_seconds = token_seconds
         self._incarnation: dict[str, str] = {}  # one entry, from first use on; dict.setdefault is atomic
         self._last = LedgerSummary(0, 0, None, opened, 0)
 
@@ -313,11 +322,16 @@ class _Migration:
             rows = (await self._issue(select)).rows
         if not rows:
             incarnation = uuid.uuid4().hex
-            await self._issue(self._tables.insert_migration(self._name, self._identity, self._opened, incarnation))
+            await self._issue(
+                self._tables.insert_migration(
+                    self._name, self._identity, self._opened, incarnation, self._token_seconds
+                )
+            )
             rows = (await self._issue(select)).rows
         found = self._checked(LedgerRows.of(rows))
         if found.opened < self._opened:
             await self._issue(self._tables.open_to(self._name, self._opened))
+        await self._issue(self._tables.keep_tokens_for(self._name, self._token_seconds))
         self._incarnation.setdefault("", found.incarnation)
 
     def _checked(self, found: LedgerRows | None) -> LedgerRows:

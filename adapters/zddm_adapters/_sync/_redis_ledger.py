@@ -73,15 +73,15 @@ class RedisLedger:
         self._client = _Client(client)
         self._prefix = prefix
         self._opened = checked_rate(opened)
-        Rows(prefix, "", "", 0.0)  # refuses a prefix here, where it was given
+        Rows(prefix, "", "", 0.0, 0.0)  # refuses a prefix here, where it was given
 
-    def migration(self, name: str, identity: str) -> MigrationLedger:
+    def migration(self, name: str, identity: str, token_seconds: float = 0.0) -> MigrationLedger:
         """The rows of the migration `name`. No I/O; the first call makes them if there are none.
 
         What its calls raise beside what `MigrationLedger` says: Unsupported, where the server cannot hold a
         ledger; ValueError for a token that is none; and what the driver raises.
         """
-        return _AsyncRedisMigration(self._client, Rows(self._prefix, name, identity, self._opened))
+        return _AsyncRedisMigration(self._client, Rows(self._prefix, name, identity, self._opened, token_seconds))
 
 
 class _AsyncRedisMigration:

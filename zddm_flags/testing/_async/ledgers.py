@@ -410,6 +410,19 @@ class AsyncLedgerContract(LedgerCancellation):
             _require_summary(await rows.summary(), stale=len(names) - left, pending=left)
         require(await rows.reap(self.tick_seconds / 2, 2) == 0, "reap() returned more than 0 with nothing left")
 
+    @rule()
+    async def test_reap_spares_what_others_may_still_use(self, ledger: Any) -> None:
+        """`reap` spares tokens that are younger than the largest `token_seconds` of whoever uses the rows."""
+        hasty, patient = _rows(ledger), ledger.migration(NAME, IDENTITY, AN_HOUR)
+        await hasty.begin([K], new_token())
+        await patient.begin([L], new_token())
+        require(
+            await self._reap_all(hasty) == 0,
+            "reap() removed tokens though another asked, by `token_seconds` of migration(), to keep them for an "
+            "hour: it may still write New under its token",
+        )
+        _require_summary(await hasty.summary(), stale=0, pending=2)
+
     # -- summary -------------------------------------------------------------------------------------------------
 
     @rule()
