@@ -723,9 +723,7 @@ async def test_reaping_spares_slower_proxies(world: World) -> None:
     """A token is not reaped as long as any proxy of the migration may still write under it."""
     migration = world.migration(old={KEY: "v0"}, max_operation_seconds=10.0)
     slower = world.adapter(migration.old), world.adapter(migration.new)
-    world.proxy_class(
-        TrafficGate(1.0), *slower, name="users", ledger=migration.ledger, max_operation_seconds=60.0
-    )
+    world.proxy_class(TrafficGate(1.0), *slower, name="users", ledger=migration.ledger, max_operation_seconds=60.0)
     migration.rows.begin([migration.gate.locate(KEY)[1]], b"of-the-slower")
     migration.clock.advance(60.0)
     assert await migration.read(KEY) == "v0"
