@@ -11,7 +11,8 @@ from random import Random
 import click
 
 from tests.explorer import scenarios
-from tests.explorer.any_scenario import any_scenario
+from tests.explorer.any_scenario import any_outage_of_the_ledger, any_scenario
+from tests.explorer.mistakes import Available
 from tests.explorer.plain import PlainProxy
 from zddm_flags import AsyncProxy
 from zddm_flags.testing import Exploration, MakeProxy, Scenario, explore
@@ -21,12 +22,15 @@ LIMIT = 400_000
 PROGRESS_SECONDS = 10.0
 
 
-def to_explore(seed: int) -> Iterator[tuple[str, Scenario]]:
-    """The named scenarios with two faults, then random ones, larger and larger, for ever."""
+def to_explore(seed: int, proxy: MakeProxy) -> Iterator[tuple[str, Scenario, MakeProxy]]:
+    """The named scenarios with two faults, then random ones, larger and larger, for ever.
+
+    In each eighth of these the shipped algorithm goes on without the ledger.
+    """
     named = {name: value for name, value in vars(scenarios).items() if isinstance(value, Scenario)}
     for name, scenario in named.items():
         if "WITHOUT_THE_LEDGER" not in name:
-            yield name.lower(), dataclasses.replace(scenario, faults=2)
+            yield name.lower(), dataclasses.replace(scenario, faults=2), proxy
     number = 0
     while True:
         number += 1
@@ -71,8 +75,8 @@ def main(seconds: float, seed: int | None, algorithm: str) -> None:
     progress = time.monotonic() + PROGRESS_SECONDS
     tally = Tally()
     try:
-        for name, scenario in to_explore(seed):
-            found = explore(scenario, ALGORITHMS[algorithm], limit=LIMIT)
+        for name, scenario, made in to_explore(seed, ALGORITHMS[algorithm]):
+            found = explore(scenario, made, limit=LIMIT)
             if found.violation is not None:
                 print(f"{name}: {scenario}\n{found.violation}")  # noqa: T201
                 print(f"again with: python -m tests.explorer --seed {seed} --algorithm {algorithm}")  # noqa: T201
