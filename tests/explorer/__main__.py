@@ -35,10 +35,11 @@ def to_explore(seed: int, proxy: MakeProxy) -> Iterator[tuple[str, Scenario, Mak
     while True:
         number += 1
         operations, faults = (2, 1) if number < 200 else (2, 2) if number < 600 else (3, 2)
-        yield (
-            f"random scenario {number}",
-            any_scenario(Random(f"{seed} {number}"), operations=operations, faults=faults),
-        )
+        name, chance = f"random scenario {number}", Random(f"{seed} {number}")
+        if proxy is AsyncProxy and number % 8 == 0:
+            yield name, any_outage_of_the_ledger(chance), Available
+        else:
+            yield name, any_scenario(chance, operations=operations, faults=faults), proxy
 
 
 class Tally:
