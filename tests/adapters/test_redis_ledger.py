@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from redis import exceptions as errors
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -25,6 +25,7 @@ from redis.retry import Retry
 from tests.servers import ValkeyServer, _free_port
 from tests.worlds import settle
 from zddm_adapters import AsyncInMemoryAdapter, InMemoryAdapter
+from zddm_adapters._redis_scripts import Rows
 from zddm_adapters.redis import AsyncRedisLedger, RedisLedger
 from zddm_flags import AsyncProxy, Proxy, TrafficGate
 from zddm_flags.errors import InvalidKey, InvalidRollout, LedgerMismatch, NotApplied, Unsupported
@@ -132,6 +133,10 @@ steps = st.one_of(
 )
 
 
+BEGUN = ("begin", KEYS[:2])
+ENDED = [("end", KEYS[:2], past, [True] * 5) for past in range(2)]
+
+
 def entries_of(beside: Any, name: str) -> frozenset[Any]:
     """The entries as Redis holds them, in the form of `LedgerTable.fingerprint`."""
     stored = beside.hgetall(redis_key(name, "entries"))
@@ -147,6 +152,9 @@ def entries_of(beside: Any, name: str) -> frozenset[Any]:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(steps, max_size=30))
+@example([BEGUN, BEGUN, ENDED[1], ENDED[0], ("begin_copy", KEYS[:2]), ENDED[0]])  # contended to the end
+@example([BEGUN, BEGUN, ("withdraw", KEYS[:2], 1), ENDED[0], BEGUN, ("withdraw", KEYS[:2], 0)])
+@example([BEGUN, ("pass_time", 1000), BEGUN, ("reap", 500.0), ENDED[1], ENDED[0], BEGUN, ENDED[0]])
 async def test_it_is_the_reference_state_machine(world: World, sequence: list[Any]) -> None:
     """Any sequence of calls gets the answers, and leaves the entries, of LedgerTable."""
     name = new_name()
@@ -207,12 +215,17 @@ async def test_a_young_token_is_not_reaped(world: World) -> None:
     name = new_name()
     ledger = world.rows(name)
     await settle(ledger.begin([b"old"], b"old"))
+    before = time.monotonic()
     await settle(ledger.begin([b"young"], b"young"))
     world.beside.zincrby(redis_key(name, "pending"), -60_000_000, b"old:old")
     assert (await settle(ledger.summary())).oldest_pending_seconds >= 60
     assert await settle(ledger.reap(30.0)) == 1
     assert set(await settle(ledger.dirty([b"old", b"young"]))) == {b"old", b"young"}
     assert (await settle(ledger.summary()))[:2] == (1, 1)
+    world.beside.zincrby(redis_key(name, "pending"), -90_500_000, b"young:young")
+    reaped = await settle(ledger.reap(90.9))  # a fraction of a second counts
+    assert reaped == 0 or time.monotonic() - before > 0.4
+    assert reaped + await settle(ledger.reap(90.5)) == 1
 
 
 async def test_large_batches(world: World) -> None:
@@ -221,7 +234,7 @@ async def test_large_batches(world: World) -> None:
     keys = [b"key-%d" % number for number in range(9000)]
     assert await settle(ledger.begin(keys, b"first")) == Grant(frozenset(), 0.0, 0)
     assert (await settle(ledger.begin(keys, b"second"))).contended == frozenset(keys)
-    assert len(await settle(ledger.dirty(keys))) == 9000
+    assert await settle(ledger.dirty(keys)) == keys
     await settle(ledger.end(dict.fromkeys(keys, True), b"first"))
     await settle(ledger.withdraw(keys, b"second"))
     assert (await settle(ledger.summary()))[:2] == (9000, 0)
@@ -539,6 +552,35 @@ async def test_nothing_sent_is_not_applied(own_world: World) -> None:
                 with pytest.raises(NotApplied) as caught:
                     await settle(call([b"key"], token()))
                 assert isinstance(caught.value.__cause__, errors.ConnectionError)
+
+
+@pytest.mark.parametrize("reason", ["NOPERM", "ERR"])
+async def test_a_script_that_stops_half_way_is_unknown(own_world: World, reason: str) -> None:
+    """An error in the middle of `begin` is no NotApplied, and what it left is not taken for whole."""
+    name, stopped = new_name(), token()
+    rules = ["on", ">word", "~*", "+@all"] + (["-hincrby"] if reason == "NOPERM" else [])
+    own_world.beside.execute_command("ACL", "SETUSER", "stopped", "reset", *rules)
+    ledger = own_world.rows(name, client=own_world.client(username="stopped", password="word"))
+    assert await settle(ledger.dirty([b"key"])) == []
+    if reason == "ERR":
+        own_world.beside.hset(redis_key(name, "tokens"), stopped.decode(), "no number")
+        own_world.beside.hset(redis_key(name, "meta"), "tokens", "1")
+    with pytest.raises(errors.ResponseError):
+        await settle(ledger.begin([b"key"], stopped))
+    assert own_world.beside.zcard(redis_key(name, "pending")) == 1
+    for rows in (ledger, own_world.rows(name)):
+        with pytest.raises(LedgerMismatch, match="lost"):
+            await settle(rows.dirty([b"key"]))
+
+
+def test_of_two_first_replies_one_counts() -> None:
+    """Two calls that were both the first, and met different rows, are not both believed."""
+    rows = Rows("zddm", "users", IDENTITY, 0.0)
+    reply: list[Any] = [b"0.0", 0, 0, 0, -1]
+    rows.accept([b"ok", b"one", *reply])
+    with pytest.raises(LedgerMismatch, match="made anew"):
+        rows.accept([b"ok", b"other", *reply])
+    rows.accept([b"ok", b"one", *reply])
 
 
 async def test_what_the_server_refuses_is_not_applied(own_world: World) -> None:
