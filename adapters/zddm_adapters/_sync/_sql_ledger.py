@@ -59,8 +59,9 @@ class SqlAlchemyLedger:
       or something that splits reads from writes, and a commit must be durable: `synchronous_commit=on` in
       PostgreSQL, `innodb_flush_log_at_trx_commit=1` in MySQL, and no `PRAGMA synchronous=OFF` in SQLite.
     - After a failover, or a restore from a backup, that lost what had been acknowledged, keep the gate at 0, empty
-      or verify New, and begin with a new ledger. Rows that are gone or were made anew are noticed, older ones are
-      not.
+      or verify New, and begin with a new ledger (docs/ledgers.md). A process that used the ledger notices that a
+      table, or the migration's row in `{tables}_migrations`, is gone or was made anew. Rows of keys that are gone,
+      and rows that are older, nobody notices: never delete any from `{tables}_keys` under a live migration.
     - Set the driver's time-outs, and `pool_timeout`, well below the proxy's `max_operation_seconds`, for a call
       waits as long as they let it. `pool_pre_ping=True` spares the first write after a restart of the server an
       error, for one more round trip a call.
