@@ -56,6 +56,8 @@ def test_the_code_runs_and_prints_what_the_page_shows(database):
     assert len(blocks) == 3
     shown = re.search(r"^```text\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
     statements = re.search(r"^```sql\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+    assert shown is not None
+    assert statements is not None
     output = io.StringIO()
     with capture_logs(), FlagServer({"users-migration-rate": 1}) as server:
         names = page_names(server)

@@ -43,6 +43,7 @@ def names(valkey_server, monkeypatch):
 def test_the_code_runs_and_prints_what_the_page_shows(names):
     """The page's one program moves a key through a kill, under the prefixes that it gives."""
     assert TEXT.count("```python") == 1
+    assert BLOCK is not None
     assert names["printed"] == BLOCK["output"]
     assert names["new_client"].keys() == [b"people:u1"]
     assert names["old_client"].get("users:u1") == names["new_client"].get("people:u1")
