@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
+from tests.docs.preloaded_workers import in_child
 from zddm_adapters.redis import AsyncRedisAdapter, AsyncRedisLedger, RedisAdapter, RedisLedger
 from zddm_flags import AsyncProxy, TrafficGate
 
@@ -93,6 +95,22 @@ def test_bytes_of_a_stale_key(names):
     rows.end(dict.fromkeys(keys, False), b"t")
     used = names["new_client"].memory_usage("{zddm:size}:entries", samples=0)
     assert 40 < used / len(keys) < 120
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_client_made_before_a_fork(names):
+    """A forked child serves with the clients, the ledger and the proxy of its parent, which serves on."""
+    users = names["users"]
+
+    def look():
+        users.write("u3", {"visits": 3})
+        return [users.read("u3"), users.read("u1")["visits"]]
+
+    assert in_child(look) == [{"visits": 3}, 2]
+    assert users.read("u3") == {"visits": 3}
+    paths = users.stats().operations
+    assert paths["read", "new_hit"] == 1
 
 
 async def test_asyncio(names):
