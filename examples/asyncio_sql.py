@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy import Column, Integer, MetaData, String, Table
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from zddm_adapters.sqlalchemy import AsyncSqlAlchemyAdapter
+from zddm_adapters.sqlalchemy import AsyncSqlAlchemyAdapter, AsyncSqlAlchemyLedger
 from zddm_flags import AsyncProxy, TrafficGate
 
 
@@ -29,8 +29,10 @@ async def main(folder: Path) -> None:
     old = AsyncSqlAlchemyAdapter(old_engine, old_table, value="visits")
     new = AsyncSqlAlchemyAdapter(new_engine, new_table, value="visits")
 
+    ledger_engine = create_async_engine(old_engine.url, isolation_level="AUTOCOMMIT")  # where Old is
+    ledger = AsyncSqlAlchemyLedger(ledger_engine)
     gate = TrafficGate(0.0)
-    async with AsyncProxy(gate, old, new, name="users") as users:
+    async with AsyncProxy(gate, old, new, name="users", ledger=ledger) as users:
         await users.write("ada", 1)
         print("at 0 New has", await new.read("ada"))
         gate.set_rate(1.0)
@@ -38,7 +40,7 @@ async def main(folder: Path) -> None:
         await users.write("ada", 2)
         moved = await new.read("ada")
         print("after a write New has", moved)
-    for engine in (old_engine, new_engine):
+    for engine in (old_engine, new_engine, ledger_engine):
         await engine.dispose()
     if moved != 2:
         raise SystemExit("the write did not reach New")

@@ -1,7 +1,8 @@
 """What a store must offer to take part, and what it may offer besides.
 
-`StorageAdapter` is all that must be written. The other protocols are optional: a proxy, a backfill or a verify
-uses what it finds. Every protocol has an asyncio twin with the prefix `Async`.
+`StorageAdapter` is all that must be written. The other protocols are optional: a proxy uses what it finds, and
+never calls `Scannable`, which is for a loop of yours over all keys (see the README). Every protocol has an asyncio
+twin with the prefix `Async`.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ class AsyncSupportsDeleteMany(Protocol[K_contra]):
 
 @runtime_checkable
 class Scannable(Protocol[K, V]):
-    """A store that can be walked from end to end, for backfill and verify.
+    """A store that can be walked from end to end, to copy or compare every key.
 
     A cursor is an opaque string, safe to keep in a checkpoint. A store that has no order, such as Redis, gives one
     range as its only partition, and may refuse `until`.

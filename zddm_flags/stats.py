@@ -27,8 +27,8 @@ class ProxyStats:
     opened: float
     """The largest rate at which New was ever used, as last seen in the ledger."""
     stale_keys: int
-    """Keys of New that are not trusted, as last seen in the ledger."""
+    """Keys that are stale, as last seen: with a SQL ledger in the last `ledger_summary()` or reaping here."""
     pending_tokens: int
-    """Writes and copies in progress or never ended, as last seen in the ledger."""
+    """Writes and copies in progress or never ended, as last seen in the ledger: see `stale_keys`."""
     unmarked_keys: int
     """Keys that were changed while the ledger could not be reached, and that it does not know of yet."""

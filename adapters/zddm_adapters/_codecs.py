@@ -11,7 +11,7 @@ V = TypeVar("V")
 
 
 class Codec(Protocol[V]):
-    """Turns values into bytes and back: `loads(dumps(value)) == value`, or else verify finds every key to differ.
+    """Turns values into bytes and back: `loads(dumps(value)) == value`, or else the stores never compare equal.
 
     An error of `dumps` means that nothing was written. Thread-safe, if the proxy is used from several threads.
     """

@@ -85,7 +85,8 @@ class AsyncProxy(Generic[K, V]):
 
     Raises:
         Unsupported: an adapter is of the wrong world or lacks read or write, or New's reads are not strong.
-        LedgerMismatch: the ledger knows this migration with another hasher or encoding.
+        LedgerMismatch: the in-memory ledger knows this migration with another hasher or encoding. A shared one
+            raises it from the first write on.
         ValueError: an argument is out of range.
     """
 
@@ -218,8 +219,11 @@ class AsyncProxy(Generic[K, V]):
 
         Raises:
             TypeError: the value is None; use `delete`.
-            InvalidKey: the key's type has no canonical encoding.
+            InvalidKey: the key's type has no canonical encoding, or the key is too long for the ledger.
             LedgerUnavailable: the ledger could not be reached; neither store was touched.
+            LedgerMismatch: the ledger was lost, or is another's; neither store was touched, and the error's text
+                says what to do. Raised at every rate and with either `on_ledger_error`.
+            Unsupported: the server cannot hold a ledger; neither store was touched.
             OperationTimedOut: the time ran out before Old was written; neither store was touched.
             ProxyClosed: after `close()`.
 
@@ -274,7 +278,7 @@ class AsyncProxy(Generic[K, V]):
         """Stop using New in this process, at once: the local kill switch. No I/O.
 
         Calls to New that are in flight finish; no further one begins. Writes go on marking their keys, so that
-        `enable()` serves nothing stale.
+        `enable()` serves nothing stale. So they still need the ledger.
         """
         if self._enabled:
             self._enabled = False
@@ -832,7 +836,8 @@ _FORKED = (
 
 
 _UNMARKED = (
-    "other processes may serve what New held of these keys before, until the keys are written again: verify them"
+    "other processes may serve what New held of these keys before, until the keys are written again: set the rate "
+    "to 0 until New was emptied"
 )
 _BEGIN_ATTEMPTS = 3
 _REAP_LIMIT = 1000

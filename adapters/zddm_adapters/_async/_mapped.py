@@ -22,7 +22,7 @@ class AsyncMappedAdapter(Generic[K, V]):
     """An adapter whose keys and values have another shape in the store than in the application.
 
     Old and New may hold different shapes of one thing: map each to the application's. The functions must be
-    pure, and `load` must undo `dump` (and `unkey` undo `key`), or else verify finds every key to differ. The
+    pure, and `load` must undo `dump` (and `unkey` undo `key`), or else the stores never compare equal. The
     adapter has the optional methods that `adapter` has, and no others. (A type checker sees them all.) It is
     as thread-safe as `adapter` and the functions are.
 

@@ -58,9 +58,8 @@ class SqlAlchemyLedger:
 
     so that it never waits for a connection that an operation on a store holds. Where something else begins
     transactions on it all the same (a listener that executes BEGIN, MySQL's `completion_type`), calls raise
-    Unsupported. With MySQL,
-    `skip_autocommit_rollback=True` (SQLAlchemy 2.0.43) saves a round trip. A write takes three statements (`begin`
-    two, `end` one), a read of New one.
+    Unsupported. With MySQL, `skip_autocommit_rollback=True` (SQLAlchemy 2.0.43) saves a round trip. A write takes
+    three statements (`begin` two, `end` one), a read of New one.
 
     Mind these:
 
@@ -69,8 +68,9 @@ class SqlAlchemyLedger:
       PostgreSQL, `innodb_flush_log_at_trx_commit=1` in MySQL, and `PRAGMA synchronous=FULL` in SQLite: in
       WAL mode NORMAL, the default of some builds, loses the latest commits with the host's power.
     - After a failover, or a restore from a backup, that lost what had been acknowledged, keep the gate at 0, empty
-      or verify New, and begin with a new ledger. A table or a migration's own row that is gone or was made anew is
-      noticed; older rows, and rows of keys that something deleted, are not.
+      or verify New, and begin with a new ledger (docs/ledgers.md). A process that used the ledger notices that a
+      table, or the migration's row in `{tables}_migrations`, is gone or was made anew. Rows of keys that are gone,
+      and rows that are older, nobody notices: never delete any from `{tables}_keys` under a live migration.
     - Set the driver's time-outs, and `pool_timeout`, well below the proxy's `max_operation_seconds`, for a call
       waits as long as they let it. `pool_pre_ping=True` spares the first write after a restart of the server an
       error, for one more round trip a call.

@@ -113,7 +113,7 @@ class AsyncStorageAdapterContract(AdapterCancellation):
                 value,
                 f"after write({key!r}, {value!r})",
                 "Test for absence, never whether a value is true; and bring values to a form that your store "
-                "keeps as it is, or verify finds every such key to differ.",
+                "keeps as it is, or New and Old never compare equal.",
             )
 
     @rule()
