@@ -575,7 +575,7 @@ async def test_a_script_that_stops_half_way_is_unknown(own_world: World, reason:
 
 def test_of_two_first_replies_one_counts() -> None:
     """Two calls that were both the first, and met different rows, are not both believed."""
-    rows = Rows("zddm", "users", IDENTITY, 0.0)
+    rows = Rows("zddm", "users", IDENTITY, 0.0, 0.0)
     reply: list[Any] = [b"0.0", 0, 0, 0, -1]
     rows.accept([b"ok", b"one", *reply])
     with pytest.raises(LedgerMismatch, match="made anew"):
