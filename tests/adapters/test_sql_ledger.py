@@ -781,8 +781,7 @@ async def test_tables_half_made_are_completed(rows: Rows, migration: Any) -> Non
 
 async def test_tables_made_in_part_are_completed(rows: Rows) -> None:
     """A process that dies before any statement of its first use leaves what another one completes."""
-    wire = Wire(rows.engine)
-    number, interrupted = 0, True
+    wire, interrupted, number = Wire(rows.engine), True, 0
     while interrupted:
         number += 1
         tables = next(prefixes)

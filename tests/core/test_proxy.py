@@ -790,6 +790,7 @@ async def test_ledger_that_must_not_be_used(world: World, error: Exception) -> N
         await migration.write(KEY, "v1")
     assert caught.value is error
     assert migration.calls() == ["ledger.begin"]
+    assert migration.stats().operations == {("write", "ledger_failed"): 1}
     assert await migration.read(KEY) == "v0"
     assert migration.calls() == ["ledger.dirty", "old.read"]
 

@@ -500,6 +500,9 @@ class AsyncProxy(Generic[K, V]):
         deadline = self._deadline()  # the clock starts before begin is sent
         try:
             grant, token = await self._begin([each.name for each in located])
+        except (LedgerMismatch, InvalidKey, Unsupported):
+            operation.count("ledger_failed", len(located))
+            raise
         except LedgerUnavailable:
             operation.count("ledger_failed", len(located))
             # A key that the ledger may refuse could never be marked, nor those that are marked with it.
@@ -558,10 +561,12 @@ class AsyncProxy(Generic[K, V]):
             token = self._new_token()
             try:
                 return await self._ledger.begin(names, token), token
-            except (LedgerMismatch, InvalidKey, Unsupported):
+            except InvalidKey:
                 raise
             except Exception as error:
                 self._ledger_failed("begin", error)
+                if isinstance(error, (LedgerMismatch, Unsupported)):
+                    raise
                 if attempts < _BEGIN_ATTEMPTS and self._clock() < again_until:
                     continue
                 raise LedgerUnavailable(
@@ -617,10 +622,7 @@ class AsyncProxy(Generic[K, V]):
         while marked := self._unmarked.to_mark(self._max_batch):
             try:
                 _, token = await self._begin(list(marked))
-            except LedgerUnavailable:
-                break
-            except (LedgerMismatch, InvalidKey, Unsupported) as error:
-                self._ledger_failed("begin", error)
+            except (LedgerUnavailable, LedgerMismatch, InvalidKey, Unsupported):
                 break
             # From here on the keys are dirty for everybody, and tokens that were pending end stale.
             self._unmarked.forget(marked)
