@@ -137,6 +137,8 @@ def test_a_fork_while_old_is_changed() -> None:
 
     migration.old.before["write"] = fork
     migration.proxy.write("ada", "v2")
+    migration.ledger.recover()
+    migration.proxy.close()
     assert marked == [True]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -35,11 +35,26 @@ def often() -> Iterator[None]:
     sys.setswitchinterval(usual)
 
 
+@pytest.fixture(autouse=True)
+async def marked(world: World) -> AsyncIterator[None]:
+    """Nothing goes on in the background when a test is over."""
+    yield
+    for migration in made:
+        migration.ledger.recover()
+        await world.call(migration.proxy.close)
+    made.clear()
+
+
+made: list[Migration] = []
+
+
 def available(world: World, **options: Any) -> Migration:
     """A migration in which both stores hold v1, and whose writes go on without the ledger."""
     values = {KEY: "v1", "alan": "w1"}
     options = {"old": values, "new": values, "on_ledger_error": "available", **options}
-    return world.migration(1.0, **options)
+    migration = world.migration(1.0, **options)
+    made.append(migration)
+    return migration
 
 
 async def test_write_goes_on(world: World) -> None:
