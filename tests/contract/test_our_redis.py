@@ -19,6 +19,10 @@ from zddm_flags.testing.contract import (
 )
 
 
+DATABASE = 13
+"""Of these tests alone: a scan walks all keys of its database."""
+
+
 class Valkey:
     """A prefix of its own for each test."""
 
@@ -32,15 +36,17 @@ class Valkey:
     def server(self, valkey_server):
         self.path = str(valkey_server._socket)
         self.prefix = uuid.uuid4().hex
+        with redis.Redis(unix_socket_path=self.path, db=DATABASE) as client:
+            client.flushdb()
 
     def lose(self) -> Any:
-        with redis.Redis(unix_socket_path=self.path) as client:
+        with redis.Redis(unix_socket_path=self.path, db=DATABASE) as client:
             client.delete(*client.keys(f"*{self.prefix}*"))
 
 
 class TestRedisAdapter(Valkey, StorageAdapterContract):
     def adapter(self) -> Iterator[Any]:
-        with redis.Redis(unix_socket_path=self.path) as client:
+        with redis.Redis(unix_socket_path=self.path, db=DATABASE) as client:
             yield RedisAdapter(client, prefix=self.prefix)
 
     def another_adapter(self, adapter: Any) -> Iterator[Any]:
@@ -49,13 +55,13 @@ class TestRedisAdapter(Valkey, StorageAdapterContract):
 
 class TestAsyncRedisAdapter(Valkey, AsyncStorageAdapterContract):
     async def adapter(self) -> AsyncIterator[Any]:
-        async with AsyncRedis(unix_socket_path=self.path) as client:
+        async with AsyncRedis(unix_socket_path=self.path, db=DATABASE) as client:
             yield AsyncRedisAdapter(client, prefix=self.prefix)
 
 
 class TestRedisLedger(Valkey, LedgerContract):
     def ledger(self) -> Iterator[Any]:
-        with redis.Redis(unix_socket_path=self.path) as client:
+        with redis.Redis(unix_socket_path=self.path, db=DATABASE) as client:
             yield RedisLedger(client, prefix=self.prefix)
 
     def another_ledger(self, ledger: Any) -> Iterator[Any]:
@@ -64,7 +70,7 @@ class TestRedisLedger(Valkey, LedgerContract):
 
 class TestAsyncRedisLedger(Valkey, AsyncLedgerContract):
     async def ledger(self) -> AsyncIterator[Any]:
-        async with AsyncRedis(unix_socket_path=self.path) as client:
+        async with AsyncRedis(unix_socket_path=self.path, db=DATABASE) as client:
             yield AsyncRedisLedger(client, prefix=self.prefix)
 
     async def another_ledger(self, ledger: Any) -> AsyncIterator[Any]:
