@@ -174,7 +174,7 @@ class Scannable(Protocol[K, V]):
     """A store that can be walked from end to end, to copy or compare every key.
 
     A cursor is an opaque string, safe to keep in a checkpoint. A store that has no order, such as Redis, gives one
-    range as its only partition, and may refuse `until`.
+    range as its only partition, may give a key twice, and may refuse `until`.
     """
 
     def scan(self, cursor: str | None = None, limit: int = 1000, until: str | None = None) -> Page[K, V]:

@@ -18,7 +18,6 @@ from zddm_flags.testing.contract import (
     StorageAdapterContract,
 )
 
-
 DATABASE = 13
 """Of these tests alone: a scan walks all keys of its database."""
 

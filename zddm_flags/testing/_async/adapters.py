@@ -503,7 +503,10 @@ class AsyncStorageAdapterContract(AdapterCancellation):
 
     @rule("scan", "partitions")
     async def test_partitions_cover_the_store_once(self, adapter: Any) -> None:
-        """The ranges of `partitions` hold each key once, one that is written later included."""
+        """The ranges of `partitions` hold each key once, one that is written later included.
+
+        A store whose scans may give a key twice, as Redis's, has one range for all.
+        """
         for count in (1, 3):
             ranges = await self._partitions(adapter, count)
             for start, until in ranges:
@@ -516,7 +519,7 @@ class AsyncStorageAdapterContract(AdapterCancellation):
             written[self.make_key(number)] = self.make_value(number)
             items = [item for start, until in ranges for item in await self._walk(adapter, start, until=until)]
             self._require_items(
-                items, written, f"scans of all {len(ranges)} ranges of partitions({count})", once=True
+                items, written, f"scans of all {len(ranges)} ranges of partitions({count})", once=len(ranges) > 1
             )
 
     # -- describe ------------------------------------------------------------------------------------------------
