@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from pymysql.converters import escape_bytes_prefixed
 from sqlalchemy import (
@@ -34,7 +35,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mssql, mysql
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from tests.worlds import settle
 from zddm_adapters.sqlalchemy import AsyncSqlAlchemyAdapter, SqlAlchemyAdapter
@@ -740,3 +741,25 @@ except ImportError as error:
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert 'pip install "zddm-flags[sqlalchemy]"' in result.stdout
+
+
+async def test_a_cancellation_that_the_driver_hides(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An AssertionError that psycopg makes of a cancellation is one, and its connection is not used again."""
+    if (world.backend, type(world.engine)) != ("postgresql", AsyncEngine):
+        pytest.skip("only psycopg in asyncio has pipelines that can be cancelled")
+    table = world.table(Column("id", String(40), primary_key=True), Column("name", String(40), nullable=False))
+    adapter = world.adapter(table, value="name")
+    await adapter.write_many({"a": "1", "b": "2"})
+    enter = psycopg.AsyncPipeline.__aenter__
+
+    async def cancelled(pipeline: Any) -> Any:
+        await enter(pipeline)
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(psycopg.AsyncPipeline, "__aenter__", cancelled)
+        with pytest.raises(asyncio.CancelledError):
+            await adapter.write_many({"a": "3", "b": "4"})
+    assert world.rows(table) == [("a", "1"), ("b", "2")]
+    await adapter.write_many({"a": "5", "b": "6"})
+    assert await adapter.read_many(["a", "b"]) == {"a": "5", "b": "6"}

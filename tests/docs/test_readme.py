@@ -47,7 +47,7 @@ def test_the_code_runs_and_prints_what_the_page_shows(readme_folder, monkeypatch
             checked += block["output"] is not None
         assert checked == TEXT.count("```text")
         module.source.close()
-        for engine in (module.old_engine, module.new_engine):
+        for engine in (module.old_engine, module.new_engine, module.ledger_engine):
             engine.dispose()
 
 

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar, overload
 
 from sqlalchemy import Executable, Row, Table
 
-from zddm_adapters._async._world_sql import AsyncEngine, check_engine
+from zddm_adapters._async._world_sql import AsyncEngine, check_engine, raise_if_cancelled
 from zddm_adapters._sql_errors import certainly_not_applied
 from zddm_adapters._sql_table import MappedTable, ValueSpec, in_order
 from zddm_flags.errors import NotApplied
@@ -218,10 +218,17 @@ class AsyncSqlAlchemyAdapter(Generic[K, V]):
         try:
             async with self._engine.connect() as connection:
                 connected = True
-                for parameters in batches:
-                    await connection.execute(statement, parameters)
-                committing = True
-                await connection.commit()
+                try:
+                    for parameters in batches:
+                        await connection.execute(statement, parameters)
+                    committing = True
+                    await connection.commit()
+                except AssertionError as error:
+                    # psycopg 3.3 in asyncio, cancelled where it begins a pipeline: it says so in this way, and the
+                    # connection stays in the pipeline.
+                    await connection.invalidate()
+                    raise_if_cancelled(error)
+                    raise
         except Exception as error:
             if not connected:
                 raise NotApplied("there was no connection to the database") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ __all__ = [
     "check_engine",
     "check_ledger_engine",
     "driver_connection",
+    "raise_if_cancelled",
     "run_blocking",
 ]
 
@@ -47,3 +49,12 @@ def driver_connection(connection: AsyncConnection) -> Any:
     """The driver's own connection."""
     blocking = connection.sync_connection
     return None if blocking is None else blocking.connection.driver_connection
+
+
+def raise_if_cancelled(error: BaseException) -> None:
+    """Raise CancelledError where `error` is what a driver made of one."""
+    context = error.__context__
+    while context is not None:
+        if isinstance(context, asyncio.CancelledError):
+            raise asyncio.CancelledError from error
+        context = context.__context__

@@ -10,7 +10,7 @@ from sqlalchemy import Executable, Row, Table
 
 from zddm_adapters._sql_errors import certainly_not_applied
 from zddm_adapters._sql_table import MappedTable, ValueSpec, in_order
-from zddm_adapters._sync._world_sql import Engine, check_engine
+from zddm_adapters._sync._world_sql import Engine, check_engine, raise_if_cancelled
 from zddm_flags.errors import NotApplied
 from zddm_flags.protocols import Page, StoreInfo
 
@@ -219,10 +219,17 @@ class SqlAlchemyAdapter(Generic[K, V]):
         try:
             with self._engine.connect() as connection:
                 connected = True
-                for parameters in batches:
-                    connection.execute(statement, parameters)
-                committing = True
-                connection.commit()
+                try:
+                    for parameters in batches:
+                        connection.execute(statement, parameters)
+                    committing = True
+                    connection.commit()
+                except AssertionError as error:
+                    # psycopg 3.3 in asyncio, cancelled where it begins a pipeline: it says so in this way, and the
+                    # connection stays in the pipeline.
+                    connection.invalidate()
+                    raise_if_cancelled(error)
+                    raise
         except Exception as error:
             if not connected:
                 raise NotApplied("there was no connection to the database") from error

@@ -7,7 +7,15 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
 
-__all__ = ["Connection", "Engine", "check_engine", "check_ledger_engine", "driver_connection", "run_blocking"]
+__all__ = [
+    "Connection",
+    "Engine",
+    "check_engine",
+    "check_ledger_engine",
+    "driver_connection",
+    "raise_if_cancelled",
+    "run_blocking",
+]
 
 T = TypeVar("T")
 
@@ -38,3 +46,8 @@ def run_blocking(connection: Connection, function: Callable[[Connection], T]) ->
 def driver_connection(connection: Connection) -> Any:
     """The driver's own connection."""
     return connection.connection.driver_connection
+
+
+def raise_if_cancelled(error: BaseException) -> None:
+    """Nothing is cancelled in blocking code."""
+    del error
