@@ -1,6 +1,6 @@
-"""Keys that a process changed in Old without a token, because it could not reach the ledger.
+"""Keys that a proxy changed in Old without a token, because it could not reach the ledger.
 
-Until the ledger knows of such a key, this process must not read it from New, and must not forget that.
+Until the ledger knows of such a key, its proxy must not read it from New, and must not forget that.
 """
 
 from __future__ import annotations

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
-from redis.connection import ConnectionPool
-
-__all__ = ["POOL_ARGUMENTS", "check_settings"]
-
-# redis-py before 5.3 wants the name of a command here, and does nothing with it.
-_named = inspect.signature(ConnectionPool.get_connection).parameters["command_name"]
-POOL_ARGUMENTS: tuple[str, ...] = ("_",) if _named.default is inspect.Parameter.empty else ()
+__all__ = ["check_settings"]
 
 
 def check_settings(client: Any, *, cluster: bool, strong_reads: bool) -> None:
@@ -31,11 +24,10 @@ def check_settings(client: Any, *, cluster: bool, strong_reads: bool) -> None:
             "the client reads from replicas or from a cache of its own, which lag: make it without "
             "read_from_replicas=, load_balancing_strategy= and cache_config=, or say strong_reads=False"
         )
-    if cluster and _cluster_retries(client) != 0:
+    if cluster and client.retry.get_retries() != 0:
         raise ValueError(
             "a cluster client must not repeat a write whose answer was lost, for the lost one may land later, "
-            "over a newer value: make it with retry=Retry(NoBackoff(), 0), before redis-py 6 with "
-            "cluster_error_retry_attempts=0"
+            "over a newer value: make it with retry=Retry(NoBackoff(), 0)"
         )
 
 
@@ -46,9 +38,3 @@ def _reads_weakly(client: Any) -> bool:
     pool = getattr(client, "connection_pool", None)
     nodes = getattr(client, "nodes_manager", None)
     return any(getattr(holder, name, None) is not None for holder in (pool, nodes) for name in ("cache", "_cache"))
-
-
-def _cluster_retries(client: Any) -> int:
-    before_6: int | None = getattr(client, "cluster_error_retry_attempts", None)
-    retries: int = client.retry.get_retries() if before_6 is None else before_6
-    return retries

@@ -24,7 +24,6 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import redis
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
@@ -40,11 +39,9 @@ from zddm_flags.errors import InvalidKey, LedgerMismatch, Unsupported
 from zddm_flags.ledger import MAX_KEY_BYTES, MAX_TOKEN_BYTES, CopyGrant, Grant, LedgerSummary, Opening
 from zddm_flags.rollout import checked_rate
 
-__all__ = ["GET_CONNECTION", "REAP_AT_ONCE", "Call", "Rows", "Script", "check_server", "is_durable", "is_refusal"]
+__all__ = ["REAP_AT_ONCE", "Call", "Rows", "Script", "check_server", "is_durable", "is_refusal"]
 
 SCHEMA = b"1"
-# What a pool's get_connection takes: redis-py 5.2 needs a command's name, and later ones warn of it.
-GET_CONNECTION = ("EVALSHA",) if redis.__version__.startswith("5.2.") else ()
 REAP_AT_ONCE = 1000
 """Tokens that one script reaps at most: no other client of the server is answered meanwhile."""
 

@@ -10,7 +10,7 @@ from redis.exceptions import ClusterCrossSlotError
 
 from zddm_adapters._async._world_redis import AsyncClient, check_client, renew_if_closed
 from zddm_adapters._codecs import BytesCodec, Codec
-from zddm_adapters._redis_client import POOL_ARGUMENTS, check_settings
+from zddm_adapters._redis_client import check_settings
 from zddm_adapters._redis_errors import certainly_not_applied
 from zddm_adapters._redis_keys import KeySpace, ScanCursor
 from zddm_flags.errors import NotApplied, Unsupported
@@ -273,7 +273,7 @@ class AsyncRedisAdapter(Generic[K, V]):
         pool = self._client.connection_pool
         asked_at = time.monotonic()
         try:
-            connection = await pool.get_connection(*POOL_ARGUMENTS)
+            connection = await pool.get_connection()
         except Exception as error:
             raise NotApplied(UNCONNECTED) from error
         try:

@@ -7,8 +7,6 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
-from zddm_adapters._redis_scripts import GET_CONNECTION
-
 __all__ = ["Redis", "RedisCluster", "check_client", "drop", "node_of", "take_connection"]
 
 
@@ -23,7 +21,7 @@ def check_client(client: object) -> None:
 
 async def take_connection(pool: Any) -> Any:
     """A connection of the pool, connected; the caller releases it."""
-    return await pool.get_connection(*GET_CONNECTION)
+    return await pool.get_connection()
 
 
 async def node_of(client: Any, key: str) -> Any:

@@ -7,8 +7,6 @@ from typing import Any
 from redis import Redis
 from redis.cluster import RedisCluster
 
-from zddm_adapters._redis_scripts import GET_CONNECTION
-
 __all__ = ["Redis", "RedisCluster", "check_client", "drop", "node_of", "take_connection"]
 
 
@@ -24,7 +22,7 @@ def check_client(client: object) -> None:
 
 def take_connection(pool: Any) -> Any:
     """A connection of the pool, connected; the caller releases it."""
-    return pool.get_connection(*GET_CONNECTION)
+    return pool.get_connection()
 
 
 def node_of(client: Any, key: str) -> Any:
