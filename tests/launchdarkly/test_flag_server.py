@@ -217,6 +217,19 @@ def test_only_this_machine_is_served(server):
     assert server.url == f"http://127.0.0.1:{server._http.server_port}"
 
 
+def test_a_port_of_the_caller(context, eventually):
+    """A server comes back where its SDKs look for it; a port that is taken is refused."""
+    with FlagServer({"rate": 0.5}) as other, FlagServer() as first:
+        port = int(first.url.rpartition(":")[2])
+        client = other.client(stream_uri=first.url, base_uri=first.url)
+        with pytest.raises(OSError, match="in use"):
+            FlagServer(port=port)
+        first.close()
+        with FlagServer({"rate": 0.75}, port=port) as second:
+            assert second.url == first.url
+            eventually(lambda: value(client, context) == 0.75)
+
+
 def test_closing(context):
     """Closing ends the clients and the server; again it does nothing."""
     server = FlagServer({"rate": 0.5})

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ CLOSE_SECONDS = 5.0
 
 
 class FlagServer:
-    """LaunchDarkly on 127.0.0.1, at a port that the operating system chooses, until `close`.
+    """LaunchDarkly on 127.0.0.1 until `close`.
 
     ::
 
@@ -41,15 +42,19 @@ class FlagServer:
         flags: flag key -> value, any JSON; each is set as by `set`.
         refusing: an HTTP status to refuse every request with from the start, as by `refuse`, so that a start
             of the SDK without LaunchDarkly can be tested. None: serve.
+        port: to serve at, so that a server can come to where an SDK looks for it. 0: one that is free.
 
     Changes reach connected SDKs as they are made, in order, and their versions always rise. Thread-safe.
     Where the environment has `http_proxy`, let `no_proxy` name 127.0.0.1: the SDK obeys both.
 
     Raises:
+        OSError: the port is taken.
         TypeError: a value is not JSON.
     """
 
-    def __init__(self, flags: Mapping[str, Any] | None = None, *, refusing: int | None = None) -> None:
+    def __init__(
+        self, flags: Mapping[str, Any] | None = None, *, refusing: int | None = None, port: int = 0
+    ) -> None:
         self._state = threading.Condition()
         self._flags: dict[str, dict[str, Any]] = {}
         self._version = 0
@@ -60,7 +65,7 @@ class FlagServer:
         self._clients: list[LDClient] = []
         for key, value in (flags or {}).items():
             self.set(key, value)
-        self._http = _Http(self)
+        self._http = _Http(self, port)
         # The interval is only how soon close() is noticed; requests and changes wake their threads at once.
         self._thread = threading.Thread(
             target=self._http.serve_forever, args=(0.02,), name="zddm-flag-server", daemon=True
@@ -335,16 +340,15 @@ def _cut(connection: socket.socket) -> None:
 class _Http(ThreadingHTTPServer):
     request_queue_size = 128
 
-    def __init__(self, flags: FlagServer) -> None:
+    def __init__(self, flags: FlagServer, port: int) -> None:
         self.flags = flags
         self._connections: set[socket.socket] = set()
         self._connections_changed = threading.Condition()
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", port), _Handler)
 
     def server_bind(self) -> None:
         # HTTPServer's own asks the resolver for this address's name, which can take seconds.
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
+        TCPServer.server_bind(self)
         self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
 
     def get_request(self) -> tuple[socket.socket, Any]:
