@@ -40,6 +40,9 @@ JOIN_SECONDS = 5.0
 REMEMBERED_TEXTS = 100
 """How many refused values and failures are remembered, so that each is logged once."""
 
+SERVED_ITS_OFF_VARIATION = ("OFF", "PREREQUISITE_FAILED")
+"""The SDK's reasons for a value that is the flag's off variation: somebody, or another flag, turned it off."""
+
 EVENTS_KEPT = 1000
 """How many log events may wait for their thread; beyond that the oldest are dropped."""
 
@@ -75,7 +78,8 @@ class LaunchDarklySource:
             that never connect: offline, daemon mode, TestData, files.
 
     A value that is no rollout is refused: the last good one stays, and the log says so once per value
-    (`flag_value_refused`). Also logged are `rate_changed`, `launchdarkly_connection_changed`,
+    (`flag_value_refused`). Where that value is the off variation, the default is taken instead, for turning the
+    flag off is a kill, whatever it serves then. Also logged are `rate_changed`, `launchdarkly_connection_changed`,
     `rollout_stale_closed`, `launchdarkly_source_failed` and `launchdarkly_forked`.
 
     One daemon thread does all but follow the changes that the SDK reports, another one logs. After a fork the
@@ -308,7 +312,8 @@ class LaunchDarklySource:
                     return
                 self._unread = False
                 # Without an index the value is not the flag's but what the caller gave as the default.
-                self._take(self._default if detail.variation_index is None else detail.value)
+                value = self._default if detail.variation_index is None else detail.value
+                self._take(value, turned_off=reason.get("kind") in SERVED_ITS_OFF_VARIATION)
                 if self._disconnected_at is None:
                     self._stale = False
                 self._publish(reason.get("errorKind") or reason.get("kind") or "evaluated")
@@ -316,10 +321,12 @@ class LaunchDarklySource:
             self._unread = True  # and evaluated again soon
             self._note_failure(error)
 
-    def _take(self, value: object) -> None:
+    def _take(self, value: object, *, turned_off: bool) -> None:
         try:
             self._flag_rollout = value if isinstance(value, Rollout) else Rollout.parse(value)
         except InvalidRollout as error:
+            if turned_off:
+                self._flag_rollout = self._default  # a kill: the last good rate would go on
             text = _shortened.repr(value)
             self._note_once(text, "error", "flag_value_refused", value=text, error=str(error)[:200])
 

@@ -187,6 +187,22 @@ def test_turning_the_flag_off_is_a_kill(server, make_source, reaches):
     assert reaches(source, 0.5)
 
 
+@pytest.mark.parametrize("default", [0.0, 0.125])
+def test_turning_the_flag_off_to_no_rollout(server, make_source, reaches, logged, eventually, default):
+    """Off, a flag whose off variation is no rollout is the default; on, a wrong value changes nothing."""
+    source = make_source(default=default)
+    server.set("rate", 0.5, off="off")
+    server.turn_off("rate")
+    assert reaches(source, default)
+    eventually(lambda: [event["value"] for event in events(logged, "flag_value_refused")] == ["'off'"])
+    server.set("rate", 1.5, off="off")
+    server.turn_on("rate")
+    eventually(lambda: len(events(logged, "flag_value_refused")) == 2)
+    assert source.rollout == Rollout.of(default)
+    server.set("rate", 0.75)
+    assert reaches(source, 0.75)
+
+
 def test_an_unknown_flag_that_is_created(client, server, context, reaches):
     """A flag that does not exist yet is the default, and is followed from its creation on."""
     with LaunchDarklySource(client, "later", context) as source:
