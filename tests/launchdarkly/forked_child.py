@@ -1,14 +1,25 @@
 """Forks a real process that follows a flag; prints what the child saw, as JSON. Run by test_fork.py."""
 
+import asyncio
 import json
 import os
 import sys
+import tempfile
 import threading
+from pathlib import Path
 
 from ldclient import Context
+from sqlalchemy import Column, MetaData, NullPool, String, Table, create_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 from structlog.testing import capture_logs
 
-from zddm_flags import LaunchDarklySource, TrafficGate
+from zddm_adapters.sqlalchemy import (
+    AsyncSqlAlchemyAdapter,
+    AsyncSqlAlchemyLedger,
+    SqlAlchemyAdapter,
+    SqlAlchemyLedger,
+)
+from zddm_flags import AsyncProxy, LaunchDarklySource, Proxy, TrafficGate
 from zddm_flags.errors import NotForked
 from zddm_flags.testing import FlagServer
 
@@ -52,6 +63,80 @@ def without_postfork(server, client, source, gate):
     child = in_child(look)
     server.set("rate", 0.25)
     return {"child": child, "parent": reached(source, 0.25) and gate.rate}
+
+
+def operations_without_postfork(server, client, source, gate):
+    """A child that shares stores and ledger with its parent uses Old alone, and its writes are seen there."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _operations(gate, folder)
+
+
+def _operations(gate, folder):
+    keys = [f"key-{number}" for number in range(20)]
+    old, new, proxy, async_proxy = _proxies(gate, folder)
+    proxy.write_many(dict.fromkeys(keys, "parent"))
+    proxy.read_many(keys)
+    before = proxy.stats().operations
+
+    async def change_more(wrong):
+        for key in keys[10:]:
+            await async_proxy.write(key, "child")
+        await async_proxy.delete(keys[10])
+        wrong += [key for key in keys[11:] if await async_proxy.read(key) != "child"]
+        wrong += [key for key in keys[10:11] if await async_proxy.read(key) is not None]
+
+    def look():
+        with capture_logs() as logs:
+            wrong = [key for key in keys if proxy.read(key) != "parent"]
+            for key in keys[:10]:
+                proxy.write(key, "child")
+            proxy.delete(keys[0])
+            asyncio.run(change_more(wrong))
+        if proxy.read_many(keys) != expected:
+            wrong.append("all keys")
+        paths = {path for path, count in proxy.stats().operations.items() if count > before.get(path, 0)}
+        paths |= set(async_proxy.stats().operations)
+        return {
+            "paths": sorted({path for _, path in paths}),
+            "wrong": wrong,
+            "logged": [event["event"] for event in logs],
+        }
+
+    expected = dict.fromkeys([*keys[1:10], *keys[11:]], "child")
+    child = in_child(look)
+    stale = sum(value == "parent" for value in new.read_many(keys).values())
+    wrong = [key for key in keys if proxy.read(key) != expected.get(key)]  # and what is stale is copied
+    wrong += [] if old.read_many(keys) == expected else ["Old"]
+    wrong += [] if proxy.read_many(keys) == expected else ["all keys"]
+    return {
+        "parent before": sorted({path for _, path in before}),
+        "child": child,
+        "stale in New": stale,
+        "wrong in parent": wrong,
+        "parent after": sorted({path for _, path in proxy.stats().operations}),
+    }
+
+
+def _proxies(gate, folder):
+    """Old, New and a proxy of each world on SQLite files, without connections that a fork would share."""
+    table = Table(
+        "users", MetaData(), Column("key", String, primary_key=True), Column("value", String, nullable=False)
+    )
+    urls = [f"{Path(folder) / name}.db" for name in ("old", "new", "ledger")]
+    bounded = {"poolclass": NullPool, "connect_args": {"timeout": 30}}
+    old_engine, new_engine = (create_engine(f"sqlite:///{url}", **bounded) for url in urls[:2])
+    for engine in (old_engine, new_engine):
+        table.metadata.create_all(engine)
+    old, new = (SqlAlchemyAdapter(engine, table, value="value") for engine in (old_engine, new_engine))
+    alone = {**bounded, "isolation_level": "AUTOCOMMIT"}
+    ledger = SqlAlchemyLedger(create_engine(f"sqlite:///{urls[2]}", **alone))
+    async_old, async_new = (
+        AsyncSqlAlchemyAdapter(create_async_engine(f"sqlite+aiosqlite:///{url}", **bounded), table, value="value")
+        for url in urls[:2]
+    )
+    async_ledger = AsyncSqlAlchemyLedger(create_async_engine(f"sqlite+aiosqlite:///{urls[2]}", **alone))
+    proxy = Proxy(gate, old, new, name="users", ledger=ledger)
+    return old, new, proxy, AsyncProxy(gate, async_old, async_new, name="users", ledger=async_ledger)
 
 
 def with_postfork(server, client, source, gate):

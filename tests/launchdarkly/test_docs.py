@@ -9,6 +9,7 @@ from zddm_flags import LaunchDarklySource, TrafficGate, launchdarkly
 from zddm_flags.testing import FlagServer
 
 PAGE = Path(__file__).parents[2] / "docs" / "launchdarkly.md"
+FAILURES = Path(__file__).with_name("test_failures.py")
 TEXT = PAGE.read_text(encoding="utf-8")
 
 
@@ -44,3 +45,14 @@ def test_every_method_of_the_server_that_is_named_exists():
     for owner, kind in (("server", FlagServer), ("source", LaunchDarklySource), ("gate", TrafficGate)):
         for name in re.findall(rf"\b{owner}\.(\w+)", TEXT):
             assert hasattr(kind, name), name
+
+
+def test_each_row_has_its_test_and_each_test_its_row():
+    """The table of what happens when names a test in each row, and every test of the file once."""
+    section = TEXT.partition("## What happens when")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ") and "| test |" not in line]
+    named = [re.findall(r"`(test_\w+)` \|$", row) for row in rows]
+    written = re.findall(r"^(?:async )?def (test_\w+)", FAILURES.read_text(encoding="utf-8"), re.MULTILINE)
+    assert f"`tests/launchdarkly/{FAILURES.name}`" in section
+    assert len(written) > 20
+    assert sorted(named) == sorted([test] for test in written)
