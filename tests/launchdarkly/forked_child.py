@@ -72,23 +72,24 @@ def operations_without_postfork(server, client, source, gate):
 
 
 def _operations(gate, folder):
-    keys = [f"key-{number}" for number in range(20)]
+    by_hash = sorted((f"key-{number}" for number in range(10)), key=lambda key: gate.locate(key)[0])
+    keys = by_hash[::2] + by_hash[1::2]  # the first of each half, which are deleted, are in New
     old, new, proxy, async_proxy = _proxies(gate, folder)
     proxy.write_many(dict.fromkeys(keys, "parent"))
     proxy.read_many(keys)
     before = proxy.stats().operations
 
     async def change_more(wrong):
-        for key in keys[10:]:
+        for key in keys[5:]:
             await async_proxy.write(key, "child")
-        await async_proxy.delete(keys[10])
-        wrong += [key for key in keys[11:] if await async_proxy.read(key) != "child"]
-        wrong += [key for key in keys[10:11] if await async_proxy.read(key) is not None]
+        await async_proxy.delete(keys[5])
+        wrong += [key for key in keys[6:] if await async_proxy.read(key) != "child"]
+        wrong += [key for key in keys[5:6] if await async_proxy.read(key) is not None]
 
     def look():
         with capture_logs() as logs:
             wrong = [key for key in keys if proxy.read(key) != "parent"]
-            for key in keys[:10]:
+            for key in keys[:5]:
                 proxy.write(key, "child")
             proxy.delete(keys[0])
             asyncio.run(change_more(wrong))
@@ -102,7 +103,7 @@ def _operations(gate, folder):
             "logged": [event["event"] for event in logs],
         }
 
-    expected = dict.fromkeys([*keys[1:10], *keys[11:]], "child")
+    expected = dict.fromkeys([*keys[1:5], *keys[6:]], "child")
     child = in_child(look)
     stale = sum(value == "parent" for value in new.read_many(keys).values())
     wrong = [key for key in keys if proxy.read(key) != expected.get(key)]  # and what is stale is copied

@@ -157,12 +157,12 @@ class Traffic:
             return
         for world in self._worlds:
             assert not world.thread.is_alive(), "an operation does not end"
-            assert world.wrong == []
-            assert world.rounds > 0
-            assert world.longest < BLOCKED
+            assert not world.wrong, f"{len(world.wrong)} operations went wrong: {world.wrong[:5]}"
+            assert world.rounds > 0, "there were no operations"
+            assert world.longest < BLOCKED, f"an operation took {world.longest} s"
         for migration in self._migrations:
             in_old = asyncio.run(_all(migration.old))
-            assert in_old == migration.expected
+            assert in_old == migration.expected, "Old lacks a write"
 
 
 async def _all(store: Any) -> dict[str, str]:
