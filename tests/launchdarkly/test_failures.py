@@ -487,7 +487,7 @@ def test_the_sdk_cannot_read_its_store(context, reaches):
             assert traffic.reaches_new()
 
 
-def test_a_listener_of_the_application_blocks(server, client, make_source, reaches, eventually):
+def test_a_listener_of_the_application_blocks(server, client, make_source, reaches):
     """A listener that blocks the SDK's thread holds up later changes, not operations; then they are followed."""
     entered, leave = threading.Event(), threading.Event()
 
