@@ -2,8 +2,11 @@
 
 from zddm_flags._async.proxy import AsyncProxy
 from zddm_flags._sync.proxy import Proxy
+from zddm_flags.background import Copies, Shadow
 from zddm_flags.errors import NotApplied
 from zddm_flags.gate import TrafficGate
+from zddm_flags.guard import Guard
+from zddm_flags.guardrail import Guardrail, GuardrailCrossed
 from zddm_flags.hashing import DeterministicHasher, FNV1a64Hasher, XXH3Hasher, XXH64Hasher
 from zddm_flags.launchdarkly import LaunchDarklySource
 from zddm_flags.ledger import AsyncInMemoryLedger, InMemoryLedger
@@ -16,8 +19,12 @@ __all__ = [
     "AsyncInMemoryLedger",
     "AsyncProxy",
     "AsyncStorageAdapter",
+    "Copies",
     "DeterministicHasher",
     "FNV1a64Hasher",
+    "Guard",
+    "Guardrail",
+    "GuardrailCrossed",
     "InMemoryLedger",
     "LaunchDarklySource",
     "NotApplied",
@@ -26,6 +33,7 @@ __all__ = [
     "ProxyStats",
     "Rollout",
     "RolloutSource",
+    "Shadow",
     "StaticSource",
     "StorageAdapter",
     "StoreInfo",

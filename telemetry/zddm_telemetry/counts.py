@@ -15,13 +15,14 @@ class Counts:
     defaultdict two thirds of a Counter.
     """
 
-    __slots__ = ("_lock", "calls", "copies", "operations")
+    __slots__ = ("_lock", "calls", "copies", "dropped", "operations")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.operations: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.calls: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.copies = 0
+        self.dropped = 0
 
     def add_operation(self, operation_and_path: tuple[str, str], keys: int = 1) -> None:
         """Count `keys` keys of an operation that took a path."""
@@ -38,6 +39,11 @@ class Counts:
         with self._lock:
             self.copies += keys
 
+    def add_dropped(self, keys: int) -> None:
+        """Count keys that were to be copied in the background and were not."""
+        with self._lock:
+            self.dropped += keys
+
     def snapshot(self) -> Counts:
         """A copy that no longer changes."""
         copy = Counts()
@@ -45,6 +51,7 @@ class Counts:
             copy.operations.update(self.operations)
             copy.calls.update(self.calls)
             copy.copies = self.copies
+            copy.dropped = self.dropped
         return copy
 
     def merge(self, other: Counts) -> None:
@@ -55,6 +62,7 @@ class Counts:
             for call, keys in other.calls.items():
                 self.calls[call] += keys
             self.copies += other.copies
+            self.dropped += other.dropped
 
     def after_fork(self) -> None:
         """Replace the lock, which another thread of the parent may have held at the moment of the fork."""

@@ -17,12 +17,13 @@ __all__ = ["Gauges", "Instruments", "instruments_of"]
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """What a migration's gauges show: the rates wanted, the widest rate ever open, and the stale keys."""
+    """What a migration's gauges show: the rates wanted, the widest rate ever open, stale keys, and the guard."""
 
     read_rate: float
     write_rate: float
     opened: float
     stale_keys: int | None
+    guard_open: bool | None
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +55,18 @@ class Instruments:
         )
         meter.create_observable_counter(
             "zddm.copies", [self._copies], "{key}", "Keys whose value a read copied from Old into New"
+        )
+        meter.create_observable_counter(
+            "zddm.copies.dropped",
+            [self._dropped],
+            "{key}",
+            "Keys that were not copied in the background after all",
+        )
+        meter.create_observable_gauge(
+            "zddm.guard.open",
+            [self._guards],
+            "1",
+            "1 where a guard keeps calls from New, or tries it again; else 0",
         )
         meter.create_observable_gauge(
             "zddm.gate.rate", [self._rates], "1", "Rate wanted by the rollout, for reads and for writes"
@@ -121,6 +134,18 @@ class Instruments:
     def _copies(self, _: CallbackOptions) -> Iterable[Observation]:
         for name, counts in self._totals().items():
             yield Observation(counts.copies, {"zddm.migration": name})
+
+    def _dropped(self, _: CallbackOptions) -> Iterable[Observation]:
+        for name, counts in self._totals().items():
+            yield Observation(counts.dropped, {"zddm.migration": name})
+
+    def _guards(self, _: CallbackOptions) -> Iterable[Observation]:
+        totals: dict[str, int] = {}
+        for name, gauges in self._live():
+            if gauges.guard_open is not None:
+                totals[name] = max(totals.get(name, 0), int(gauges.guard_open))
+        for name, number in totals.items():
+            yield Observation(number, {"zddm.migration": name})
 
     def _rates(self, _: CallbackOptions) -> Iterable[Observation]:
         for name, gauges in self._live():

@@ -142,7 +142,7 @@ class OperationTelemetry:
     calls `located`. Not to be shared between threads.
     """
 
-    __slots__ = ("_batch", "_name", "_telemetry", "path", "stale_marked")
+    __slots__ = ("_batch", "_marked", "_name", "_telemetry", "path", "stale_marked")
 
     recording = False
 
@@ -150,6 +150,7 @@ class OperationTelemetry:
         self._telemetry = telemetry
         self._name = name
         self._batch: Counter[str] | None = Counter() if batch else None
+        self._marked: Counter[str] | None = None
         self.path: str | None = None
         self.stale_marked: bool | None = None
 
@@ -161,6 +162,19 @@ class OperationTelemetry:
 
     def batched(self, size: int, rate: float) -> None:
         """Say how large the batch is, and the rate wanted when it began."""
+
+    def note(self, name: str, value: str) -> None:
+        """Add an attribute to the span, where there is one that records."""
+
+    def mark(self) -> None:
+        """Remember what a batch has counted so far."""
+        self._marked = Counter(self._batch)
+
+    def instead(self, path: str, keys: int = 1) -> None:
+        """Count `keys` keys that took `path`, and forget what was counted since `mark`."""
+        if self._batch is not None and self._marked is not None:
+            self._batch = self._marked
+        self.count(path, keys)
 
     def count(self, path: str, keys: int = 1) -> None:
         """Count `keys` keys, perhaps none, that took `path`."""
@@ -221,6 +235,15 @@ class _TracedOperation(OperationTelemetry):
             return
         try:
             self._span.set_attributes({"zddm.batch.size": size, "zddm.gate.rate": rate})
+        except Exception as error:
+            failed(error)
+
+    def note(self, name: str, value: str) -> None:
+        """Add an attribute to the span."""
+        if self._span is None:
+            return
+        try:
+            self._span.set_attribute(name, value)
         except Exception as error:
             failed(error)
 

@@ -302,7 +302,7 @@ async def test_close_marks(world: World, capsys: pytest.CaptureFixture[str]) -> 
     assert migration.left == (1, 0)
 
 
-@pytest.mark.filterwarnings("ignore:Exception in thread zddm-marks")
+@pytest.mark.filterwarnings("ignore:Exception in thread zddm-background")
 async def test_marking_ends_and_begins_again(world: World) -> None:
     """What ends the marking in the background, such as a cancelled task, ends it until the key is met again."""
     migration = available(world)
@@ -311,7 +311,7 @@ async def test_marking_ends_and_begins_again(world: World) -> None:
     migration.calls()
     migration.ledger.before["begin"] = SystemExit() if world.blocking else asyncio.CancelledError()
     await world.until(lambda: "ledger.begin" in migration.journal)
-    await world.until(lambda: not migration.proxy._background())
+    await world.until(lambda: not migration.proxy._marking.alive)
     migration.ledger.recover()
     assert await migration.read(KEY) == "v2"
     await world.until(lambda: migration.left == (1, 0))
@@ -404,7 +404,7 @@ async def test_write_in_progress_at_close(world: World, capsys: pytest.CaptureFi
         return "closed_with_unmarked_keys" in "".join(said)
 
     await world.until(is_said)
-    assert migration.proxy._background is None  # it calls no ledger after that, which may be closed by now
+    assert not migration.proxy._marking.alive  # it calls no ledger after that, which may be closed by now
 
 
 async def test_close_in_the_middle_of_a_write_marks_it(world: World) -> None:

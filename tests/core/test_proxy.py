@@ -1038,7 +1038,7 @@ async def test_cancelled_repair() -> None:
 
 async def test_coroutine_closed_in_the_middle() -> None:
     """A coroutine that is closed can await nothing more: its token is left to the reaper, and nothing is lost."""
-    migration = World("asyncio").migration(old={KEY: "v"})
+    migration = World("asyncio").migration(old={KEY: "v"}, new_info=StoreInfo(remote=False))
 
     async def hold() -> None:
         await asyncio.Event().wait()

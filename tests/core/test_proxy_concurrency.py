@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.core.worlds import MANY, Migration, Trouble, World, finish
-from zddm_flags import Rollout, Telemetry
+from zddm_flags import Copies, Guard, Rollout, Shadow, StoreInfo, Telemetry
 from zddm_flags.errors import LedgerUnavailable, NotApplied, OperationTimedOut
 
 QUIET = Telemetry(log=False)
@@ -149,6 +149,7 @@ async def test_random_histories(world: World, seed: int, often: None) -> None:
         new_methods=MANY,
         telemetry=QUIET,
         max_batch=3,
+        guard=None,  # which would leave New alone after so many refusals
     )
     migration.old.pause = migration.new.pause = migration.ledger.pause = world.pause
     everyone = [migration, migration.in_another_process(0.7)]
@@ -177,6 +178,10 @@ RATE = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(lambda pair: Rollout(min(
 FAILURE = st.sampled_from(["before", "after", "late", "not_applied"])
 
 
+GUARD = Guard(min_calls=2, open_seconds=1, max_open_seconds=40, trial_calls=1, max_hanging_calls=1)
+NARROW = Copies(mode="background", max_keys=1, per_second=0.1)
+
+
 class ModelMachine(RuleBasedStateMachine):
     """Two processes with one ledger against a dict. Calls fail in every way, and may take effect later.
 
@@ -185,10 +190,21 @@ class ModelMachine(RuleBasedStateMachine):
 
     world_name = "blocking"
 
-    @initialize(rate=RATE, batch=st.integers(1, 3))
-    def start(self, rate: Rollout, batch: int) -> None:
+    @initialize(rate=RATE, batch=st.integers(1, 3), guarded=st.booleans(), copy=st.sampled_from(["inline", "off"]))
+    def start(self, rate: Rollout, batch: int, guarded: bool, copy: str) -> None:
+        self.begin(rate, batch, guard=GUARD if guarded else None, copy=copy)
+
+    def begin(self, rate: Rollout, batch: int, **options: Any) -> None:
         world = World(self.world_name)
-        first = world.migration(rate, old_methods=MANY, new_methods=MANY, telemetry=QUIET, max_batch=batch)
+        first = world.migration(
+            rate,
+            old_methods=MANY,
+            new_methods=MANY,
+            new_info=StoreInfo(remote=False),  # which needs no event loop
+            telemetry=QUIET,
+            max_batch=batch,
+            **options,
+        )
         self.migration = first
         self.processes = [first, first.in_another_process(rate)]
         self.model: dict[str, Any] = {}
@@ -328,9 +344,7 @@ class ModelMachine(RuleBasedStateMachine):
         if not hasattr(self, "migration"):
             return
         self.time_passes()
-        migration = self.migration
-        migration.proxy.enable()
-        migration.gate.set_rate(1.0)
+        migration = self.migration.in_another_process(1.0, guard=None, copy="inline", shadow=None)
         assert finish(migration.read_many("abc")) == self.model
         assert finish(migration.read_many("abc")) == self.model
         assert migration.left == (0, 0)
@@ -338,7 +352,25 @@ class ModelMachine(RuleBasedStateMachine):
 
 
 class AsyncModelMachine(ModelMachine):
+    """The same in asyncio, whose background a rule does by hand, for no event loop runs."""
+
     world_name = "asyncio"
+
+    @initialize(
+        rate=RATE,
+        batch=st.integers(1, 3),
+        guarded=st.booleans(),
+        copy=st.sampled_from(["inline", "off", "background", NARROW]),
+        compared=st.booleans(),
+    )
+    def start(self, rate: Rollout, batch: int, guarded: bool, copy: Any, compared: bool) -> None:
+        shadow = Shadow(share=1.0, per_second=None, max_keys=2) if compared else None
+        self.begin(rate, batch, guard=GUARD if guarded else None, copy=copy, shadow=shadow)
+
+    @rule(process=st.integers(0, 1))
+    def background(self, process: int) -> None:
+        """No difference is found where there is none."""
+        assert finish(self.processes[process].work()) == 0
 
 
 SETTINGS = settings(

@@ -209,19 +209,19 @@ class Migration:
         self.journal = old.journal
         self.clock = Clock()
         self.proxy: Any = None
-        self._make: Callable[[TrafficGate], Any] = lambda _: None
+        self._make: Callable[..., Any] = lambda _: None
 
-    def made_by(self, make: Callable[[TrafficGate], Any]) -> Migration:
+    def made_by(self, make: Callable[..., Any]) -> Migration:
         """Let `make` make the proxy, this one and those of other processes."""
         self._make = make
         self.proxy = make(self.gate)
         return self
 
-    def in_another_process(self, rate: float | Rollout) -> Migration:
-        """The same stores and ledger through a proxy of its own, which sees another rate."""
+    def in_another_process(self, rate: float | Rollout, **others: Any) -> Migration:
+        """The same stores and ledger through a proxy of its own, with another rate, and maybe `others` options."""
         other = Migration(self.world, TrafficGate(rate), self.old, self.new, self.ledger)
         other.clock = self.clock
-        return other.made_by(self._make)
+        return other.made_by(lambda gate, **more: self._make(gate, **{**others, **more}))
 
     async def read(self, key: Any) -> Any:
         return await self.world.call(self.proxy.read, key)
@@ -237,6 +237,10 @@ class Migration:
 
     async def write_many(self, items: Mapping[Any, Any]) -> None:
         await self.world.call(self.proxy.write_many, items)
+
+    async def work(self) -> int:
+        """What the proxy would do in the background by now."""
+        return await self.world.call(self.proxy.do_background_work)
 
     def stats(self) -> ProxyStats:
         return self.proxy.stats()
@@ -333,7 +337,7 @@ class World:
             self.adapter(made.new, new_methods, new_info),
         )
         options = {"name": "users", "ledger": made.ledger, "clock": clock, **options}
-        return made.made_by(lambda gate: self.proxy_class(gate, *adapters, **options))
+        return made.made_by(lambda gate, **others: self.proxy_class(gate, *adapters, **{**options, **others}))
 
     def event(self) -> Event:
         """An event to hold a call with."""

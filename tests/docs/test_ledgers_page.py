@@ -185,5 +185,5 @@ def test_every_log_event_is_on_the_page():
 def test_default_waits():
     """The page counts with the default of max_operation_seconds: how old a token is when it is reaped."""
     proxy = Proxy(TrafficGate(1.0), InMemoryAdapter(), InMemoryAdapter())
-    assert proxy._reap_age == pytest.approx(34)
+    assert proxy._settings.reap_age == pytest.approx(34)
     assert "about 34 s" in TEXT

@@ -103,7 +103,7 @@ async def test_an_outage_is_logged_once_in_ten_seconds(world: World, monkeypatch
     """In an outage one warning in ten seconds is logged, and it counts those that were not."""
     seconds = Seconds()
     monkeypatch.setattr(telemetry, "time", seconds)
-    migration = world.migration(new={KEY: VALUE})
+    migration = world.migration(new={KEY: VALUE}, guard=None)
     migration.new.outage()
     with capture_logs() as logs:
         for _ in range(100):

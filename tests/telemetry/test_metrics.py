@@ -82,6 +82,8 @@ async def test_instruments(world: World, metered: Metered) -> None:
         "zddm.store.operations": (Sum, "{key}", {"zddm.store", "zddm.operation"}),
         "zddm.store.operation.duration": (Histogram, "s", {"zddm.store", "zddm.operation", "zddm.outcome"}),
         "zddm.copies": (Sum, "{key}", set()),
+        "zddm.copies.dropped": (Sum, "{key}", set()),
+        "zddm.guard.open": (Gauge, "1", set()),
         "zddm.gate.rate": (Gauge, "1", {"zddm.operation"}),
         "zddm.ledger.opened": (Gauge, "1", set()),
         "zddm.ledger.stale_keys": (Gauge, "{key}", set()),

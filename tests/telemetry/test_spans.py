@@ -232,7 +232,7 @@ READS: dict[str, tuple[dict[str, str], dict[str, str], Callable[[Migration], Non
         {},
         {},
         lambda migration: (_close_gate(migration), _old_fails(migration))[-1],
-        operation("read", "old", [store("old", "read", TROUBLE)], rate=0.0, passed=False, error=TROUBLE),
+        operation("read", "old_failed", [store("old", "read", TROUBLE)], rate=0.0, passed=False, error=TROUBLE),
     ),
 }
 
@@ -299,7 +299,7 @@ CHANGES: dict[str, tuple[Callable[[Migration], None], Callable[[str], Any]]] = {
     ),
     "old raises": (
         _old_fails,
-        lambda name: operation(name, None, [store("old", name, TROUBLE)], error=TROUBLE),
+        lambda name: operation(name, "old_failed", [store("old", name, TROUBLE)], error=TROUBLE),
     ),
 }
 
@@ -742,6 +742,6 @@ def test_sdk_that_is_set_up_later() -> None:
     print(exporter.get_finished_spans()[-1].name, *sorted(names))
     """
     assert run_alone(script) == (
-        "zddm.read zddm.copies zddm.gate.rate zddm.ledger.opened zddm.ledger.stale_keys zddm.operations "
-        "zddm.store.operation.duration zddm.store.operations"
+        "zddm.read zddm.copies zddm.copies.dropped zddm.gate.rate zddm.guard.open zddm.ledger.opened "
+        "zddm.ledger.stale_keys zddm.operations zddm.store.operation.duration zddm.store.operations"
     )

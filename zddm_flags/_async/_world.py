@@ -5,11 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import Context
+from typing import Any, TypeAlias, TypeVar
 
 from zddm_flags.ledger import AsyncInMemoryLedger as DefaultLedger
 from zddm_flags.worlds import check_methods
 
-__all__ = ["DefaultLedger", "check_adapter", "in_background"]
+__all__ = ["Calls", "DefaultLedger", "Repeating", "bounded", "check_adapter", "in_background", "pause"]
+
+T = TypeVar("T")
+
+Calls: TypeAlias = Callable[..., Awaitable[T]]
+"""A function of this world that gives a T."""
+
+pause = asyncio.sleep
 
 
 def check_adapter(role: str, adapter: object) -> None:
@@ -22,11 +30,74 @@ def check_adapter(role: str, adapter: object) -> None:
     )
 
 
-def in_background(work: Callable[[], Awaitable[bool]], pause_seconds: float) -> Callable[[], bool] | None:
+async def bounded(seconds: float | None, ended: Callable[[bool], object], call: Calls[T], *arguments: Any) -> T:
+    """Await `call(*arguments)` for at most so long; None: without a limit.
+
+    A call that takes longer is cancelled and left to itself, for a driver may take its time over a cancellation.
+    It may still take effect. `ended` is told when it really ends, and whether it raised; a cancelled one did not.
+
+    Raises:
+        TimeoutError: the time is over.
+
+    And what the call raises.
+    """
+    if seconds is None:
+        try:
+            result = await call(*arguments)
+        except BaseException as error:
+            ended(isinstance(error, Exception))
+            raise
+        ended(False)
+        return result
+
+    async def made() -> T:
+        return await call(*arguments)
+
+    task = asyncio.ensure_future(made())
+    task.add_done_callback(lambda task: ended(not task.cancelled() and task.exception() is not None))
+    give_up_at = asyncio.get_running_loop().time() + seconds
+    try:
+        await asyncio.wait((task,), timeout=seconds)
+    except asyncio.CancelledError:
+        _leave(task)
+        # What the driver cleans up, it cleans up before its caller goes on, as it would without a task of its own.
+        await asyncio.wait((task,), timeout=max(0.0, give_up_at - asyncio.get_running_loop().time()))
+        raise
+    if not task.done():
+        _leave(task)
+        raise TimeoutError("the call to the store took longer than the guard allows, and may still take effect")
+    return task.result()
+
+
+def _leave(task: asyncio.Future[Any]) -> None:
+    """Cancel what nobody awaits any more."""
+    task.cancel()
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+
+
+class Repeating:
+    """Work that goes on in a task of its own."""
+
+    def __init__(self, task: asyncio.Task[None], loop: asyncio.AbstractEventLoop) -> None:
+        self._task = task
+        self._loop = loop
+
+    @property
+    def alive(self) -> bool:
+        """Whether it goes on: it also ends where the task is cancelled, or with its event loop."""
+        return not (self._task.done() or self._loop.is_closed())
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until it has ended, for so long at most; not at all from another event loop."""
+        if asyncio.get_running_loop() is self._loop and self._task is not asyncio.current_task():
+            await asyncio.wait((self._task,), timeout=seconds)
+
+
+def in_background(work: Calls[bool], pause_seconds: float) -> Repeating | None:
     """Await `work` again and again, with pauses before each, in a task of its own, while it returns True.
 
-    Returns what tells whether that still goes on: it also ends where the task is cancelled, or with its event
-    loop. None: it did not begin, because no event loop runs.
+    None: it did not begin, because no event loop runs.
     """
     try:
         loop = asyncio.get_running_loop()
@@ -40,9 +111,9 @@ def in_background(work: Callable[[], Awaitable[bool]], pause_seconds: float) -> 
                 return
 
     task = loop.create_task(repeat(), context=Context())  # not a part of whatever span is current here
-    _tasks.add(task)  # the loop itself holds tasks by weak references only
+    _tasks.add(task)
     task.add_done_callback(_tasks.discard)
-    return lambda: not (task.done() or loop.is_closed())
+    return Repeating(task, loop)
 
 
-_tasks: set[asyncio.Task[None]] = set()
+_tasks: set[asyncio.Future[Any]] = set()  # event loops hold tasks by weak references only

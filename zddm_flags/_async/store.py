@@ -1,12 +1,15 @@
-"""One side of a migration: an adapter as the protocol sees it, each call counted, timed and traced."""
+"""One side of a migration: an adapter as the protocol sees it, each call counted, timed, traced and guarded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
-from zddm_flags._async._world import check_adapter
+from zddm_flags._async._world import Calls, bounded, check_adapter
 from zddm_flags.deadline import Deadline
+from zddm_flags.guard import CircuitBreaker
 from zddm_flags.protocols import (
     AsyncStorageAdapter,
     AsyncSupportsDelete,
@@ -18,8 +21,16 @@ from zddm_flags.protocols import (
 )
 from zddm_telemetry import MigrationTelemetry, StoreTelemetry
 
+__all__ = ["AsyncStore"]
+
 K = TypeVar("K")
 V = TypeVar("V")
+T = TypeVar("T")
+
+Operation = Literal["read", "write", "delete"]
+
+CallEnded = Callable[[str, float, bool], None]
+"""Is told of each call that ended: the operation, with `_many` for several keys; seconds; whether it raised."""
 
 
 class AsyncStore(Generic[K, V]):
@@ -27,10 +38,18 @@ class AsyncStore(Generic[K, V]):
 
     A batch that the adapter cannot do in one call is done key by key; each such call is a call to the store of
     its own, and none is issued after the deadline.
+
+    A call that the breaker refuses raises `GuardOpen` and is not made. In asyncio one that takes longer than the
+    breaker's budget raises TimeoutError, may yet take effect, and counts as going on until it really ends.
     """
 
     def __init__(
-        self, role: Literal["old", "new"], adapter: AsyncStorageAdapter[K, V], telemetry: MigrationTelemetry
+        self,
+        role: Literal["old", "new"],
+        adapter: AsyncStorageAdapter[K, V],
+        telemetry: MigrationTelemetry,
+        ended: CallEnded | None = None,
+        breaker: CircuitBreaker | None = None,
     ) -> None:
         check_adapter(role, adapter)
         self.info = adapter.describe() if isinstance(adapter, SupportsDescribe) else StoreInfo()
@@ -42,6 +61,10 @@ class AsyncStore(Generic[K, V]):
             namespace=self.info.namespace,
             remote=self.info.remote,
         )
+        self._ended = ended
+        self._breaker = breaker
+        # What runs in this process is not waited for, so a task of its own for each call would be wasted.
+        self._budget = breaker.budget_seconds if breaker is not None and self.info.remote else None
         # Optional methods are looked up once; None means that the adapter has no such method.
         self._adapter = adapter
         self._delete: AsyncSupportsDelete[K] | None = _having(adapter, "delete")
@@ -56,26 +79,22 @@ class AsyncStore(Generic[K, V]):
 
     async def read(self, key: K) -> V | None:
         """The value of `key`, or None."""
-        with self.telemetry.call("read"):
-            return await self._adapter.read(key)
+        return await self._call("read", 1, self._adapter.read, key)
 
     async def write(self, key: K, value: V) -> None:
         """Insert or replace."""
-        with self.telemetry.call("write"):
-            await self._adapter.write(key, value)
+        await self._call("write", 1, self._adapter.write, key, value)
 
     async def delete(self, key: K) -> None:
         """Remove `key`; the caller has seen that `can_delete` is true."""
         if self._delete is None:
             raise NotImplementedError
-        with self.telemetry.call("delete"):
-            await self._delete.delete(key)
+        await self._call("delete", 1, self._delete.delete, key)
 
     async def read_many(self, keys: Sequence[K], deadline: Deadline | None = None) -> Mapping[K, V]:
         """The values of `keys`; absent ones are left out. Raises DeadlinePassed where one is given and passes."""
         if len(keys) > 1 and self._read_many is not None:
-            with self.telemetry.call("read", len(keys)):
-                return await self._read_many.read_many(keys)
+            return await self._call("read", len(keys), self._read_many.read_many, keys)
         found: dict[K, V] = {}
         for key in keys:
             if deadline is not None:
@@ -89,8 +108,7 @@ class AsyncStore(Generic[K, V]):
         """Insert or replace each. Raises DeadlinePassed, where some may be written and others not."""
         if len(items) > 1 and self._write_many is not None:
             deadline.check()
-            with self.telemetry.call("write", len(items)):
-                await self._write_many.write_many(items)
+            await self._call("write", len(items), self._write_many.write_many, items)
             return
         for key, value in items.items():
             deadline.check()
@@ -100,12 +118,48 @@ class AsyncStore(Generic[K, V]):
         """Remove each. Raises DeadlinePassed, where some may be removed and others not."""
         if len(keys) > 1 and self._delete_many is not None:
             deadline.check()
-            with self.telemetry.call("delete", len(keys)):
-                await self._delete_many.delete_many(keys)
+            await self._call("delete", len(keys), self._delete_many.delete_many, keys)
             return
         for key in keys:
             deadline.check()
             await self.delete(key)
+
+    async def probe(self, key: K) -> None:
+        """Read `key`, whatever the breaker says. Raises what that raises."""
+        await self._made("read", 1, bounded, self._budget, _nobody, self._adapter.read, key)
+
+    async def _call(self, operation: Operation, keys: int, call: Calls[T], *arguments: Any) -> T:
+        """The one way in which the operations call the adapter."""
+        if self._breaker is None:
+            return await self._made(operation, keys, call, *arguments)
+        number = self._breaker.begin()  # outside of all telemetry: a call that is refused is none
+        ended = partial(self._breaker.end, number)
+        result: T = await self._made(operation, keys, bounded, self._budget, ended, call, *arguments)
+        return result
+
+    async def _made(self, operation: Operation, keys: int, call: Calls[T], *arguments: Any) -> T:
+        """A call that is made, whoever allowed it."""
+        if self._ended is None:
+            with self.telemetry.call(operation, keys):
+                return await call(*arguments)
+        started = time.perf_counter()
+        try:
+            with self.telemetry.call(operation, keys):
+                result = await call(*arguments)
+        except Exception:
+            self._tell(operation, keys, started, failed=True)
+            raise
+        self._tell(operation, keys, started, failed=False)
+        return result
+
+    def _tell(self, operation: str, keys: int, started: float, *, failed: bool) -> None:
+        if self._ended is not None:
+            name = operation if keys == 1 else f"{operation}_many"
+            self._ended(name, time.perf_counter() - started, failed)
+
+
+def _nobody(_: bool) -> None:
+    """Whom it does not concern that a call has ended."""
 
 
 def _having(adapter: object, method: str) -> Any:

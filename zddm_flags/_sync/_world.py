@@ -5,11 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
 from zddm_flags.ledger import InMemoryLedger as DefaultLedger
 from zddm_flags.worlds import check_methods
 
-__all__ = ["DefaultLedger", "check_adapter", "in_background"]
+__all__ = ["Calls", "DefaultLedger", "Repeating", "bounded", "check_adapter", "in_background", "pause"]
+
+T = TypeVar("T")
+
+Calls: TypeAlias = Callable[..., T]
+"""A function of this world that gives a T."""
+
+pause = time.sleep
 
 
 def check_adapter(role: str, adapter: object) -> None:
@@ -22,11 +30,43 @@ def check_adapter(role: str, adapter: object) -> None:
     )
 
 
-def in_background(work: Callable[[], bool], pause_seconds: float) -> Callable[[], bool] | None:
+def bounded(seconds: float | None, ended: Callable[[bool], object], call: Calls[T], *arguments: Any) -> T:
+    """Call `call(*arguments)`, and tell `ended` whether it raised.
+
+    A thread that waits for a driver cannot be freed: only the driver's own time-outs bound the call. `seconds` is
+    what the asyncio side bounds it by.
+    """
+    del seconds
+    try:
+        result = call(*arguments)
+    except BaseException as error:
+        ended(isinstance(error, Exception))
+        raise
+    ended(False)
+    return result
+
+
+class Repeating:
+    """Work that goes on in a thread of its own, which does not keep the process from ending."""
+
+    def __init__(self, thread: threading.Thread) -> None:
+        self._thread = thread
+
+    @property
+    def alive(self) -> bool:
+        """Whether it goes on: it also ends where the work raises."""
+        return self._thread.is_alive()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it has ended, for so long at most."""
+        if self._thread is not threading.current_thread():
+            self._thread.join(seconds)
+
+
+def in_background(work: Calls[bool], pause_seconds: float) -> Repeating | None:
     """Call `work` again and again, with pauses before each, in a thread of its own, while it returns True.
 
-    Returns what tells whether that still goes on: it also ends where `work` raises. None: it did not begin. The
-    thread does not keep the process from ending.
+    None: it did not begin.
     """
 
     def repeat() -> None:
@@ -35,9 +75,9 @@ def in_background(work: Callable[[], bool], pause_seconds: float) -> Callable[[]
             if not work():
                 return
 
-    thread = threading.Thread(target=repeat, name="zddm-marks", daemon=True)
+    thread = threading.Thread(target=repeat, name="zddm-background", daemon=True)
     try:
         thread.start()
     except RuntimeError:  # no more threads, or the interpreter is going down
         return None
-    return thread.is_alive
+    return Repeating(thread)

@@ -1,12 +1,8 @@
 # Generated from zddm_flags/_async/proxy.py by `make generate`. Do not edit.
 """The proxy: what the application calls instead of its store.
 
-docs/protocol.md tells the protocol. What every line below serves: *a clean key's value in New, if
-there is one, equals Old's*. A key is dirty from `begin` to `end`, so New is not read meanwhile; `end` clears it
-only if its token was alone all that time and New was written, or was never opened for the key.
-
-What must not happen to a token: it is ended or withdrawn only while none of its calls to a store can still take
-effect. A call that raised or was cancelled can (H4, H5), so its token stays until it is reaped.
+Its operations are put together from the steps of `migration.py`; what is not any caller's to wait for is in
+`background.py`.
 """
 
 from __future__ import annotations
@@ -14,38 +10,31 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Generic, Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 from zddm_flags._fork import after_fork_in_child
-from zddm_flags._sync._world import DefaultLedger, in_background
+from zddm_flags._sync.background import Background
 from zddm_flags._sync.changes import Change, Delete, Located, WriteMany, WriteOne
-from zddm_flags._sync.store import Store
+from zddm_flags._sync.migration import FORKED, by_name
+from zddm_flags.background import Copies, CopyMode, Shadow
 from zddm_flags.deadline import Deadline, DeadlinePassed
 from zddm_flags.errors import (
     InvalidKey,
     LedgerMismatch,
     LedgerUnavailable,
-    NotApplied,
     OperationTimedOut,
     ProxyClosed,
     Unsupported,
 )
 from zddm_flags.gate import TrafficGate
-from zddm_flags.hashing import passes
-from zddm_flags.ledger import (
-    MAX_KEY_BYTES,
-    CopyGrant,
-    Grant,
-    Ledger,
-    LedgerSummary,
-    MigrationLedger,
-    Opening,
-)
+from zddm_flags.guard import Guard, GuardOpen
+from zddm_flags.guardrail import Guardrail
+from zddm_flags.ledger import MAX_KEY_BYTES, Ledger, LedgerSummary
 from zddm_flags.protocols import StorageAdapter
+from zddm_flags.settings import Settings
 from zddm_flags.stats import ProxyStats
 from zddm_flags.tokens import new_token
-from zddm_flags.unmarked import UnmarkedKeys
-from zddm_telemetry import Gauges, MigrationTelemetry, OperationTelemetry, Telemetry
+from zddm_telemetry import Gauges, OperationTelemetry, Telemetry
 
 __all__ = ["Proxy"]
 
@@ -53,7 +42,10 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Proxy(Generic[K, V]):
+_DEFAULT_GUARD = Guard()
+
+
+class Proxy(Background[K, V]):
     """Reads and writes of one kind of thing while it moves from `old` to `new`.
 
     A value that is served from New always equals what Old holds at some moment during the read, provided that
@@ -77,6 +69,12 @@ class Proxy(Generic[K, V]):
             serve what New held before: the promise is suspended (docs/guarantees.md says how far).
         max_unmarked_keys: keys that may wait to be marked, after which `"available"` is as `"strict"`. From 1.
         max_batch: keys that one step of a batch takes at a time, from 1.
+        guard: how far New is called: see `Guard`. Where it refuses, reads are served by Old and writes leave their
+            keys stale; nothing waits. None: New is always called, and waited for.
+        guardrail: when this proxy is to disable itself, until `enable()`: see `Guardrail`. None: never.
+        copy: how a read brings a key into New that only Old had: `"inline"`, before it returns;
+            `"background"`, after; `"off"`; or `Copies(...)` with limits of your own.
+        shadow: compares some of what New serves with Old, in the background: see `Shadow`. None: nothing.
         telemetry: where spans and metrics go; None uses the global OpenTelemetry providers.
         clock: monotonic seconds; for tests.
         new_token: makes tokens; for tests.
@@ -104,49 +102,34 @@ class Proxy(Generic[K, V]):
         on_ledger_error: Literal["strict", "available"] = "strict",
         max_unmarked_keys: int = 10_000,
         max_batch: int = 500,
+        guard: Guard | None = _DEFAULT_GUARD,
+        guardrail: Guardrail | None = None,
+        copy: CopyMode | Copies = "inline",
+        shadow: Shadow | None = None,
         telemetry: Telemetry | None = None,
         clock: Callable[[], float] = time.monotonic,
         new_token: Callable[[], bytes] = new_token,
     ) -> None:
-        if max_call_seconds is None:
-            max_call_seconds = max_operation_seconds / 3
-        if not 0 < max_call_seconds < max_operation_seconds < float("inf"):
-            raise ValueError("0 < max_call_seconds < max_operation_seconds must hold, and both be finite")
-        if max_batch < 1 or max_unmarked_keys < 1:
-            raise ValueError("max_batch and max_unmarked_keys must be at least 1")
-        if on_ledger_error not in ("strict", "available"):
-            raise ValueError('on_ledger_error must be "strict" or "available"')
         if name is None and ledger is not None:
             raise ValueError("a migration with a ledger of its own needs a name=, which its rows are kept under")
-        self.name = name if name is not None else "default"
-        self._gate = gate
-        self._telemetry = MigrationTelemetry(telemetry or Telemetry(), self.name, gate.flag_key)
-        self._old = Store("old", old, self._telemetry)
-        self._new = Store("new", new, self._telemetry)
-        if not self._new.info.strong_reads:
-            raise Unsupported("new: its reads do not see every acknowledged write, so a read could be stale")
-        ledger = ledger if ledger is not None else DefaultLedger()
-        self._available = on_ledger_error == "available"
-        self._unmarked = UnmarkedKeys(max_unmarked_keys)
-        self._background: Callable[[], bool] | None = None  # whether what marks still goes on
-        self._issue_seconds = max_operation_seconds - max_call_seconds
-        self._begin_again_seconds = max_operation_seconds / 10
-        self._reap_age = max_operation_seconds * 1.1 + 1.0
-        self._ledger: MigrationLedger = ledger.migration(self.name, gate.identity, self._reap_age)
-        self._reap_interval = max_operation_seconds / 4
-        self._next_reap = 0.0
-        self._max_batch = max_batch
-        self._clock = clock
-        self._new_token = new_token
-        self._opening = Opening(0.0, -1)
-        self._enabled = True
-        self._forked = False
-        self._fork_reported = False
-        self._closed = False
+        settings = Settings(
+            name=name if name is not None else "default",
+            max_operation_seconds=max_operation_seconds,
+            max_call_seconds=max_call_seconds if max_call_seconds is not None else max_operation_seconds / 3,
+            on_ledger_error=on_ledger_error,
+            max_unmarked_keys=max_unmarked_keys,
+            max_batch=max_batch,
+            guard=guard,
+            guardrail=guardrail,
+            copies=copy if isinstance(copy, Copies) else Copies(mode=copy),
+            shadow=shadow,
+            clock=clock,
+            new_token=new_token,
+        )
+        super().__init__(gate, old, new, ledger, telemetry or Telemetry(), settings)
         self._telemetry.show(self, self._gauges)
-        self._ledger_is_shared = ledger.shared
         after_fork_in_child(self._after_fork)
-        if not ledger.shared:
+        if not self._ledger_is_shared:
             self._telemetry.report(
                 "info",
                 "ledger_in_memory",
@@ -168,36 +151,45 @@ class Proxy(Generic[K, V]):
             raise self._closed_error()
         with self._telemetry.operation("read") as operation:
             key_hash, name = self._gate.locate(key)
-            why_old = self._why_not_read_new(key_hash, name)
-            if operation.recording:
-                decision = self._gate.decision
-                operation.located(key, key_hash, decision.rollout.read, key_hash < decision.read_below)
-            if why_old is not None:
-                operation.path = why_old
-                return self._old.read(key)
             try:
-                dirty = self._ledger.dirty((name,))  # acknowledged before New is asked (H9)
-            except Exception as error:
-                self._ledger_failed("dirty", error)
-                operation.path = "ledger_failed"
-                return self._old.read(key)
-            if not dirty:
-                # A kill may have arrived while the ledger was asked.
-                why_old = self._why_not_read_new(key_hash, name)
+                why_old = self._why_not_read_new(key_hash, name, key)
+                if operation.recording:
+                    decision = self._gate.decision
+                    operation.located(key, key_hash, decision.rollout.read, key_hash < decision.read_below)
+                    self._note_guard(operation)
                 if why_old is not None:
                     operation.path = why_old
                     return self._old.read(key)
                 try:
-                    value = self._new.read(key)
+                    dirty = self._ledger.dirty((name,))  # acknowledged before New is asked (H9)
                 except Exception as error:
-                    self._new_failed("read", error)
-                    operation.path = "new_failed"
+                    self._ledger_failed("dirty", error)
+                    operation.path = "ledger_failed"
                     return self._old.read(key)
-                if value is not None:
-                    operation.path = "new_hit"
-                    return value
-            located = Located(key_hash, name, key)
-            return (self._read_old_and_copy([located], (), dirty, operation)).get(key)
+                if not dirty:
+                    # A kill may have arrived while the ledger was asked.
+                    why_old = self._why_not_read_new(key_hash, name, key)
+                    if why_old is not None:
+                        operation.path = why_old
+                        return self._old.read(key)
+                    try:
+                        value = self._new.read(key)
+                    except GuardOpen:
+                        operation.path = "guard_open"
+                        return self._old.read(key)
+                    except Exception as error:
+                        self._new_failed("read", error)
+                        operation.path = "new_failed"
+                        return self._old.read(key)
+                    if value is not None:
+                        operation.path = "new_hit"
+                        self._served_by_new(key_hash, name, key)
+                        return value
+                located = Located(key_hash, name, key)
+                return (self._read_old_in_place_of_new([located], (), dirty, operation)).get(key)
+            except Exception:  # Old's: New's and the ledger's end here
+                operation.instead("old_failed")
+                raise
 
     def read_many(self, keys: Iterable[K]) -> dict[K, V]:
         """The values of `keys`; keys that are in neither store are left out.
@@ -211,8 +203,14 @@ class Proxy(Generic[K, V]):
         with self._telemetry.operation("read", batch=True) as operation:
             located = self._locate(keys)
             operation.batched(len(located), self._gate.rate)
+            self._note_guard(operation)
             for chunk in self._chunks(located):
-                self._read_chunk(chunk, found, operation)
+                operation.mark()
+                try:
+                    self._read_chunk(chunk, found, operation)
+                except Exception:  # Old's
+                    operation.instead("old_failed", len(chunk))
+                    raise
         return found
 
     def write(self, key: K, value: V) -> None:
@@ -248,6 +246,7 @@ class Proxy(Generic[K, V]):
         with self._telemetry.operation("write", batch=True) as operation:
             located = self._locate(items)
             operation.batched(len(located), self._gate.rate)
+            self._note_guard(operation)
             for chunk in self._chunks(located):
                 self._change(chunk, WriteMany(items), operation)
 
@@ -264,14 +263,19 @@ class Proxy(Generic[K, V]):
     # -- control ----------------------------------------------------------------------------------------------
 
     def enable(self) -> None:
-        """Let New be used again after `disable()`. No I/O. What was written meanwhile is read from Old.
+        """Let New be used again after `disable()`, or after a guardrail did that. No I/O.
+
+        What was written meanwhile is read from Old. A guardrail starts counting anew.
 
         Raises:
             LedgerUnavailable: in the child of a fork, whose in-memory ledger is a copy that sees nothing.
         """
         if self._forked:
-            raise LedgerUnavailable(_FORKED)
+            raise LedgerUnavailable(FORKED)
         if not self._enabled:
+            if self._guardrail is not None:
+                self._guardrail.restart()
+            self._disabled_by = None
             self._enabled = True
             self._telemetry.report("info", "proxy_enabled")
 
@@ -298,8 +302,12 @@ class Proxy(Generic[K, V]):
             operations=dict(counts.operations),
             calls=dict(counts.calls),
             copies=counts.copies,
+            copies_waiting=len(self._to_copy),
+            copies_dropped=counts.dropped,
             rollout=self._gate.decision.rollout,
             enabled=self._enabled,
+            disabled_by=self._disabled_by,
+            guard=self._breaker.state if self._breaker is not None else None,
             opened=summary.opened,
             stale_keys=summary.stale,
             pending_tokens=summary.pending,
@@ -316,9 +324,13 @@ class Proxy(Generic[K, V]):
     def close(self) -> None:
         """Take no more operations. Those in progress finish. Idempotent.
 
-        Keys that the ledger has not heard of are marked, if it can be reached now.
+        Keys that the ledger has not heard of are marked, if it can be reached now. Keys that wait to be copied are
+        copied, for `Copies.close_seconds` at most, or dropped, as `Copies.on_close` says.
         """
-        self._closed = True
+        if not self._closed:
+            self._closed = True
+            self._to_compare.clear()
+            self._settle_copies()
         self.mark_unmarked()
 
     def __enter__(self) -> Self:
@@ -352,9 +364,13 @@ class Proxy(Generic[K, V]):
             try:
                 permit = self._deadline().only_while(self._new_takes_reads)
                 hits = self._new.read_many([each.key for each in clean], permit)
+            except GuardOpen:
+                operation.count("guard_open", len(clean))
+                from_old += clean
             except DeadlinePassed:
                 for each in clean:
-                    operation.count(self._why_not_read_new(each.hash, each.name) or "new_failed")
+                    why_old = self._why_not_read_new(each.hash, each.name, each.key)
+                    operation.count(why_old or "new_failed")
                 from_old += clean
             except Exception as error:
                 self._new_failed("read", error)
@@ -368,9 +384,10 @@ class Proxy(Generic[K, V]):
                     else:
                         found[each.key] = value
                         operation.count("new_hit")
+                        self._served_by_new(each.hash, each.name, each.key)
         if to_copy or from_old:
-            to_copy.sort(key=_name)
-            found.update(self._read_old_and_copy(to_copy, from_old, dirty, operation))
+            to_copy.sort(key=by_name)
+            found.update(self._read_old_in_place_of_new(to_copy, from_old, dirty, operation))
 
     def _readable(
         self, located: Sequence[Located[K]], refused: list[Located[K]], operation: OperationTelemetry
@@ -378,107 +395,13 @@ class Proxy(Generic[K, V]):
         """Those that may be read from New now; the others are counted and added to `refused`."""
         readable: list[Located[K]] = []
         for each in located:
-            why_old = self._why_not_read_new(each.hash, each.name)
+            why_old = self._why_not_read_new(each.hash, each.name, each.key)
             if why_old is None:
                 readable.append(each)
             else:
                 operation.count(why_old)
                 refused.append(each)
         return readable
-
-    def _read_old_and_copy(
-        self,
-        wanted: Sequence[Located[K]],
-        besides: Sequence[Located[K]],
-        dirty: Collection[bytes],
-        operation: OperationTelemetry,
-    ) -> dict[K, V]:
-        """Read `wanted` and `besides` from Old, and bring what may be copied of `wanted` into New.
-
-        `dirty` are those that the ledger called dirty. A failure of the copy never fails the read.
-        """
-        if dirty:
-            self._reap_if_due()
-        deadline = self._deadline()
-        token = self._new_token()
-        grant = self._begin_copy(wanted, token)
-        granted = [each for each in wanted if grant is not None and each.name in grant.granted]
-        try:
-            values = self._read_old([*wanted, *besides])
-        except GeneratorExit:
-            raise  # the coroutine is being closed and can await nothing: the token is left to the reaper
-        except BaseException:
-            self._withdraw(granted, token)  # a read has no effect that could come late
-            raise
-        paths: dict[bytes, str] = {}
-        if grant is not None and granted:
-            paths = self._copy(granted, values, grant, token, deadline)
-        elif grant is None and self._old.info.strong_reads:
-            paths = {each.name: "ledger_failed" for each in wanted}
-        for each in wanted:
-            pending = grant is not None or each.name in dirty
-            operation.count(paths.get(each.name) or ("dirty" if pending else "miss"))
-        return values
-
-    def _read_old(self, located: Sequence[Located[K]]) -> dict[K, V]:
-        if len(located) == 1:
-            value = self._old.read(located[0].key)
-            return {} if value is None else {located[0].key: value}
-        found = self._old.read_many([each.key for each in located])
-        return {each.key: value for each in located if (value := found.get(each.key)) is not None}
-
-    def _begin_copy(self, wanted: Sequence[Located[K]], token: bytes) -> CopyGrant | None:
-        """Ask for the right to copy. None: no copy, because the ledger failed or Old's reads may lag (H18).
-
-        Not retried: after an unknown outcome the key is read from Old, and the token, if any, is reaped.
-        """
-        if not wanted or not self._old.info.strong_reads:
-            return None
-        try:
-            return self._ledger.begin_copy([each.name for each in wanted], token)
-        except Exception as error:
-            self._ledger_failed("begin_copy", error)
-            return None
-
-    def _copy(
-        self,
-        granted: Sequence[Located[K]],
-        values: Mapping[K, V],
-        grant: CopyGrant,
-        token: bytes,
-        deadline: Deadline,
-    ) -> dict[bytes, str]:
-        """Make New hold what Old held; returns the path of each granted key."""
-        try:
-            admitted, why_not = self._admitted(granted, grant)
-        except GeneratorExit:
-            raise
-        except BaseException:
-            self._withdraw(granted, token)  # New was not touched
-            raise
-        if deadline.passed:
-            admitted, why_not = [], "new_failed"
-        paths = {each.name: why_not for each in granted}
-        names = {each.name for each in admitted}
-        self._withdraw([each for each in granted if each.name not in names], token)
-        present = [each for each in admitted if each.key in values]
-        absent = [each for each in admitted if each.key not in values]
-        # Absence is never cached (H10). A stale key that Old lacks is deleted even if New missed it a moment
-        # ago (H3); where the key is not stale New has nothing to delete.
-        gone = [each for each in absent if each.name in grant.stale]
-        outcomes: dict[bytes, bool | None] = {each.name: True for each in absent}
-        paths.update((each.name, "miss") for each in absent)
-        if present:
-            done = self._apply_to_new(WriteMany(values), present, deadline)
-            outcomes.update((each.name, done) for each in present)
-            paths.update((each.name, "copied" if done else "new_failed") for each in present)
-            if done:
-                self._telemetry.counts.add_copies(len(present))
-        if gone:
-            done = self._apply_to_new(Delete(), gone, deadline)
-            outcomes.update((each.name, done) for each in gone)
-        self._end(outcomes, token)
-        return paths
 
     # -- changing ---------------------------------------------------------------------------------------------
 
@@ -490,6 +413,7 @@ class Proxy(Generic[K, V]):
             if operation.recording:
                 decision = self._gate.decision
                 operation.located(key, key_hash, decision.rollout.write, key_hash < decision.write_below)
+                self._note_guard(operation)
             self._change([Located(key_hash, name, key)], change, operation)
 
     def _change(self, located: Sequence[Located[K]], change: Change[K, V], operation: OperationTelemetry) -> None:
@@ -503,7 +427,8 @@ class Proxy(Generic[K, V]):
         except LedgerUnavailable:
             operation.count("ledger_failed", len(located))
             # A key that the ledger may refuse could never be marked, nor those that are marked with it.
-            if not self._available or any(len(each.name) > MAX_KEY_BYTES for each in located):
+            strict = self._settings.on_ledger_error == "strict"
+            if strict or any(len(each.name) > MAX_KEY_BYTES for each in located):
                 raise
             self._change_unmarked(located, change, deadline)
             return
@@ -514,8 +439,13 @@ class Proxy(Generic[K, V]):
                 "the ledger took too long: max_operation_seconds less max_call_seconds passed before Old was "
                 "written; neither store was changed"
             )
-        refused = self._apply_to_old(change, located, deadline)  # an error leaves the token (H4)
+        try:
+            refused = self._apply_to_old(change, located, deadline)
+        except Exception:
+            operation.count("old_failed", len(located))
+            raise  # and leaves the token (H4)
         if refused is not None:
+            operation.count("old_failed", len(located))
             outcomes = self._outcomes(located, (), grant)
             operation.stale_marked = bool(grant.contended) or not all(outcomes.values())
             self._end(outcomes, token)
@@ -535,8 +465,8 @@ class Proxy(Generic[K, V]):
             self._telemetry.report_limited("operation_out_of_time", operation=change.operation)
             operation.count("new_failed", len(admitted))
         elif admitted:
-            done = self._apply_to_new(change, admitted, deadline)
-            operation.count("both" if done else "new_failed", len(admitted))
+            done, path = self._apply_to_new(change, admitted, deadline)
+            operation.count(path, len(admitted))
         outcomes = self._outcomes(located, admitted if done else (), grant)
         if done is None:
             outcomes.update((each.name, None) for each in admitted)
@@ -544,46 +474,6 @@ class Proxy(Generic[K, V]):
         self._end(outcomes, token)
         if grant.contended:
             self._reap_if_due()
-
-    def _begin(self, names: Sequence[bytes]) -> tuple[Grant, bytes]:
-        """Take the token that makes the keys dirty; raises LedgerUnavailable before a store is touched.
-
-        An attempt that failed soon is made again: a deadlock, or a connection that died while nobody used it.
-        Each has a token of its own, for an earlier attempt may yet land, and is then for the reaper.
-        """
-        again_until = self._clock() + self._begin_again_seconds
-        attempts = 0
-        while True:
-            attempts += 1
-            token = self._new_token()
-            try:
-                return self._ledger.begin(names, token), token
-            except InvalidKey:
-                raise
-            except Exception as error:
-                self._ledger_failed("begin", error)
-                if isinstance(error, (LedgerMismatch, Unsupported)):
-                    raise
-                if attempts < _BEGIN_ATTEMPTS and self._clock() < again_until:
-                    continue
-                raise LedgerUnavailable(
-                    f"the ledger of migration {self.name!r} could not be reached; neither store was changed"
-                ) from error
-
-    def _apply_to_old(
-        self, change: Change[K, V], located: Sequence[Located[K]], deadline: Deadline
-    ) -> NotApplied | None:
-        """Change Old; returns the error that says that it certainly was not changed. Raises what Old raises."""
-        try:
-            change.apply(self._old, located, deadline)
-        except NotApplied as error:
-            return error
-        except DeadlinePassed:
-            raise OperationTimedOut(
-                "max_operation_seconds less max_call_seconds passed in the middle of a batch; some of it may "
-                "have been written to Old"
-            ) from None
-        return None
 
     # -- without the ledger -----------------------------------------------------------------------------------
 
@@ -603,244 +493,58 @@ class Proxy(Generic[K, V]):
             certain = True
         finally:
             self._unmarked.changed(names, certain=certain)
-            self._mark_in_background()
+            self._marking.start()
         if refused is not None:
             raise refused.__cause__ or refused
 
-    def mark_unmarked(self) -> int:
-        """Tell the ledger of the keys that were changed without it (`on_ledger_error="available"`).
-
-        Happens by itself, every second, until all are marked. Returns how many keys are left: those that are
-        being changed now, or all of them where the ledger still cannot be reached.
-        """
-        # Several may do this at once, such as close() beside the background: a key that is marked twice is stale.
-        while marked := self._unmarked.to_mark(self._max_batch):
-            try:
-                _, token = self._begin(list(marked))
-            except (LedgerUnavailable, LedgerMismatch, InvalidKey, Unsupported):
-                break
-            # From here on the keys are dirty for everybody, and tokens that were pending end stale.
-            self._unmarked.forget(marked)
-            self._telemetry.report("warning", "keys_marked", keys=len(marked))
-            # Where a change of Old may yet land the token is left to the reaper, which comes after that.
-            self._end({name: None if known.unsure else False for name, known in marked.items()}, token)
-        left = len(self._unmarked)
-        if left and self._closed:
-            self._telemetry.report("error", "closed_with_unmarked_keys", keys=left, advice=_UNMARKED)
-        return left
-
-    def _mark_in_background(self) -> None:
-        with self._unmarked.lock:
-            if self._background is None or not self._background():
-                self._background = in_background(self._mark_again, _MARK_SECONDS)
-
-    def _mark_again(self) -> bool:
-        """Whether there is more to do."""
-        self.mark_unmarked()
-        with self._unmarked.lock:  # who adds a key later finds it ended, and begins it anew
-            more = bool(self._unmarked) and not self._closed
-            if not more:
-                self._background = None
-        return more
-
-    def _outcomes(
-        self, located: Iterable[Located[K]], written: Collection[Located[K]], grant: Grant
-    ) -> dict[bytes, bool | None]:
-        """Whether each key may end clean: New was written, or was never opened for the key.
-
-        `opened` must be the one that `begin` returned: what the process knew before may be out of date.
-        """
-        names = {each.name for each in written}
-        return {each.name: each.name in names or not passes(each.hash, grant.opened) for each in located}
-
-    # -- both -------------------------------------------------------------------------------------------------
-
-    def _admitted(self, located: Sequence[Located[K]], grant: Grant | CopyGrant) -> tuple[list[Located[K]], str]:
-        """Those that may be written to New now, and the path of the others.
-
-        The gate is read again, now, so that a kill holds at once. Before the first write at a rate above the
-        `opened` that this process knows of this epoch, the ledger is told and has acknowledged.
-        """
-        known = self._opening
-        opened = max(grant.opened, known.opened) if known.epoch == grant.epoch else grant.opened
-        while True:
-            if not self._enabled:
-                return [], "disabled"
-            decision = self._gate.decision
-            admitted = [each for each in located if each.hash < decision.write_below]
-            rate = decision.rollout.write
-            if not admitted and decision.alarm is not None:
-                decision.alarm()
-            if not admitted or rate <= opened:
-                return admitted, "old"
-            try:
-                opening = self._ledger.open_to(rate)
-            except Exception as error:
-                self._ledger_failed("open_to", error)
-                return [], "ledger_failed"
-            if opening.epoch != grant.epoch or opening.opened < rate:
-                self._ledger_failed("open_to", LedgerMismatch("reset under a token, or keeps rates inexactly"))
-                return [], "ledger_failed"
-            self._opening = opening
-            self._telemetry.report("info", "opened_wider", opened=opening.opened, before=opened)
-            opened = opening.opened
-
-    def _deadline(self) -> Deadline:
-        """When an operation that begins now stops issuing writes."""
-        return Deadline(self._clock, self._clock() + self._issue_seconds)
-
-    def _apply_to_new(
-        self, change: Change[K, V], located: Sequence[Located[K]], deadline: Deadline
-    ) -> bool | None:
-        """Change New. True: done; False: certainly not done; None: unknown, so the tokens must be left."""
-        permit = deadline.only_while(self._new_takes_writes)
-        if permit.passed or not change.possible(self._new):
-            return False
-        try:
-            change.apply(self._new, located, permit)
-        except DeadlinePassed:
-            # Raised between calls, so nothing is in flight: after a kill the keys may be stale at once.
-            return None if deadline.passed else False
-        except NotApplied as error:
-            self._new_failed(change.operation, error.__cause__ or error)
-            return False
-        except Exception as error:
-            self._new_failed(change.operation, error)
-            return None
-        return True
-
-    def _end(self, outcomes: Mapping[bytes, bool | None], token: bytes) -> None:
-        """End the token on each key whose outcome is known; None leaves it there (H4, H5).
-
-        Where the ledger fails the token stays pending, which is safe: the reaper makes the keys stale.
-        """
-        known = {name: ok for name, ok in outcomes.items() if ok is not None}
-        if not known:
-            return
-        try:
-            self._ledger.end(known, token)
-        except Exception as error:
-            self._ledger_failed("end", error)
-
-    def _withdraw(self, located: Sequence[Located[K]], token: bytes) -> None:
-        """Take the token back, as if it had never been; only where no store was written."""
-        if not located:
-            return
-        try:
-            self._ledger.withdraw([each.name for each in located], token)
-        except Exception as error:
-            self._ledger_failed("withdraw", error)
-
-    def _reap_if_due(self) -> None:
-        """Reap, at most once in a quarter of `max_operation_seconds`, when a key was found dirty.
-
-        Every process does, and each call is bounded, so that what a crashed one left needs nobody's care.
-        """
-        now = self._clock()
-        if now < self._next_reap:
-            return
-        self._next_reap = now + self._reap_interval
-        try:
-            reaped = self._ledger.reap(self._reap_age, _REAP_LIMIT)
-            self._ledger.summary()  # for last_summary(), which metrics and stats() show
-        except Exception as error:
-            self._ledger_failed("reap", error)
-            return
-        if reaped:
-            self._telemetry.report("warning", "tokens_reaped", tokens=reaped)
-        if reaped >= _REAP_LIMIT:
-            self._next_reap = now  # there is more
-
-    def _why_not_read_new(self, key_hash: int, name: bytes) -> Literal["disabled", "old", "ledger_failed"] | None:
-        """None where the key may be read from New now, else the path that the read takes instead.
-
-        Also asked before the ledger is: a key that is unmarked then may be marked, and forgotten here, just after
-        the ledger has called it clean.
-        """
-        if not self._enabled:
-            if self._forked:
-                self._report_fork()
-            return "disabled"
-        decision = self._gate.decision
-        if key_hash < decision.read_below:
-            if name not in self._unmarked:
-                return None
-            self._mark_in_background()  # which may have ended with its event loop, or by a fork
-            return "ledger_failed"
-        if decision.alarm is not None:
-            decision.alarm()
-        return "old"
-
-    def _new_takes_reads(self) -> bool:
-        """Whether any key may be read from New: False from the moment of a kill on, be it of reads alone."""
-        return self._enabled and self._gate.decision.read_below > 0
-
-    def _new_takes_writes(self) -> bool:
-        """Whether any key may be changed in New: False from the moment of a kill on."""
-        return self._enabled and self._gate.decision.write_below > 0
-
     def _locate(self, keys: Iterable[K]) -> list[Located[K]]:
         """The distinct keys in canonical order, so that no two batches wait for each other in a circle."""
-        by_name: dict[bytes, Located[K]] = {}
+        distinct: dict[bytes, Located[K]] = {}
         for key in keys:
             key_hash, name = self._gate.locate(key)
-            by_name[name] = Located(key_hash, name, key)
-        return sorted(by_name.values(), key=_name)
+            distinct[name] = Located(key_hash, name, key)
+        return sorted(distinct.values(), key=by_name)
 
     def _chunks(self, located: Sequence[Located[K]]) -> Iterator[Sequence[Located[K]]]:
-        for start in range(0, len(located), self._max_batch):
-            yield located[start : start + self._max_batch]
+        for start in range(0, len(located), self._settings.max_batch):
+            yield located[start : start + self._settings.max_batch]
 
     # -- reports ----------------------------------------------------------------------------------------------
 
-    def _new_failed(self, operation: str, error: BaseException) -> None:
-        self._telemetry.report_limited("new_failed", operation=operation, error=type(error).__name__)
-
-    def _ledger_failed(self, call: str, error: BaseException) -> None:
-        advice = {"advice": str(error)} if isinstance(error, (LedgerMismatch, Unsupported)) else {}
-        self._telemetry.report_limited("ledger_failed", call=call, error=type(error).__name__, **advice)
+    def _note_guard(self, operation: OperationTelemetry) -> None:
+        if operation.recording and self._breaker is not None and self._breaker.state != "closed":
+            operation.note("zddm.guard.state", self._breaker.state)
 
     def _closed_error(self) -> ProxyClosed:
         return ProxyClosed(f"the proxy of migration {self.name!r} is closed")
 
     def _gauges(self) -> Gauges:
-        stats = self._ledger.last_summary()
-        return Gauges(self._gate.rate, self._gate.write_rate, stats.opened, stats.stale)
+        summary = self._ledger.last_summary()
+        guard_open = None if self._breaker is None else self._breaker.state != "closed"
+        return Gauges(self._gate.rate, self._gate.write_rate, summary.opened, summary.stale, guard_open)
 
     def _after_fork(self) -> None:
         self._telemetry.after_fork()
-        self._unmarked.after_fork()
-        self._background = None  # threads of the parent are gone
+        renewed = (
+            self._unmarked,
+            self._marking,
+            self._chores,
+            self._to_copy,
+            self._copy_pace,
+            self._to_compare,
+            self._compare_pace,
+            self._breaker,
+            self._guardrail,
+        )
+        for each in renewed:
+            if each is not None:
+                each.after_fork()
         if self._ledger_is_shared:
             return
         # The child has a copy of the in-memory ledger that sees none of the parent's writes.
         self._enabled = False
         self._forked = True
         self._fork_reported = False
-
-    def _report_fork(self) -> None:
-        if not self._fork_reported:
-            self._fork_reported = True
-            self._telemetry.report("error", "proxy_disabled_by_fork", advice=_FORKED)
-
-
-_FORKED = (
-    "this process was forked with an in-memory ledger, which sees no other process, so New is not used here: "
-    "make the proxy after the fork, and give processes that serve together one shared ledger"
-)
-
-
-_UNMARKED = (
-    "other processes may serve what New held of these keys before, until the keys are written again: set the rate "
-    "to 0 until New was emptied"
-)
-_BEGIN_ATTEMPTS = 3
-_REAP_LIMIT = 1000
-_MARK_SECONDS = 1.0
-
-
-def _name(located: Located[K]) -> bytes:
-    return located.name
 
 
 def _check_value(value: object) -> None:

@@ -4,6 +4,7 @@ from zddm_flags.testing.explore import explore
 from zddm_flags.testing.flag_server import FlagServer
 from zddm_flags.testing.scenario import (
     Advance,
+    BackgroundWork,
     Crash,
     Delete,
     Disable,
@@ -26,6 +27,7 @@ from zddm_flags.testing.scenario import (
 
 __all__ = [
     "Advance",
+    "BackgroundWork",
     "Crash",
     "Delete",
     "Disable",

@@ -10,13 +10,15 @@ from __future__ import annotations
 import copy
 from asyncio import CancelledError
 from collections.abc import Collection, Coroutine, Generator, Hashable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
 
 from zddm_flags.errors import NotApplied, ZddmError
 from zddm_flags.gate import Decision, TrafficGate
 from zddm_flags.ledger import AsyncMigrationLedger, CopyGrant, Grant, LedgerSummary, Opening
+from zddm_flags.protocols import StoreInfo
 from zddm_flags.rollout import Rollout, StaticSource
 from zddm_flags.testing.scenario import (
+    BackgroundWork,
     Delete,
     MakeProxy,
     MarkUnmarked,
@@ -72,6 +74,19 @@ class Call(NamedTuple):
 
 class StoreError(Exception):
     """What a store or the ledger of the explorer raises when a call to it fails."""
+
+
+@runtime_checkable
+class Restorable(Protocol):
+    """An attribute of a proxy that changes, and that others may hold as well."""
+
+    def snapshot(self) -> Hashable:
+        """All that decides what it does next."""
+        ...
+
+    def restore(self, snapshot: Any, /) -> None:
+        """Be as it was when it gave this snapshot."""
+        ...
 
 
 class Heard(NamedTuple):
@@ -155,6 +170,9 @@ class _StoreAdapter:
         for method in ("read_many", "write_many", "delete", "delete_many"):
             if f"{name}.{method}" in without:
                 setattr(self, method, None)
+
+    def describe(self) -> StoreInfo:
+        return StoreInfo(remote=False)  # whose calls need no event loop that limits their time
 
     async def read(self, key: str) -> str | None:
         value: str | None = await Call(self._name, "read", (key,))
@@ -240,11 +258,12 @@ class Operations:
                 clock=lambda: self._now,
                 new_token=self._new_token,
                 telemetry=Telemetry(log=False),
+                **{"guard": None, **scenario.options},
             )
             for name, gate in self._gates.items()
         }
         self._numbers: dict[Hashable, Circumstances] = {}
-        self._snapshots: list[tuple[Decision, dict[str, Any]]] = []
+        self._snapshots: list[tuple[Decision, _Copied]] = []
         self.at_first = {name: self._look(name) for name in scenario.processes}
 
     def close(self) -> None:
@@ -270,16 +289,14 @@ class Operations:
         number = self._numbers.get(key)
         if number is None:
             number = self._numbers[key] = len(self._snapshots)
-            self._snapshots.append((decision, _copied(attributes)))
+            self._snapshots.append((decision, _Copied.of(attributes)))
         return number
 
     def _enter(self, process: str, circumstances: Circumstances, now: float) -> None:
         """Make the process's circumstances these."""
         decision, attributes = self._snapshots[circumstances]
         self._gates[process].decision = decision
-        there = vars(self._proxies[process])
-        there.clear()
-        there.update(_copied(attributes))
+        attributes.restore(vars(self._proxies[process]))
         self._now = now
 
     def set_rate(self, process: str, circumstances: Circumstances, rate: float | Rollout) -> Circumstances:
@@ -352,6 +369,8 @@ class Operations:
                 coroutine = proxy.delete(key)
             case MarkUnmarked():
                 coroutine = proxy.mark_unmarked()
+            case BackgroundWork():
+                coroutine = proxy.do_background_work()
             case _:
                 raise TypeError(f"{step} is no operation")
         return _Live(label, coroutine)
@@ -437,12 +456,31 @@ def _frozen(value: Any) -> Hashable:
             return "dict", frozenset((name, _frozen(each)) for name, each in value.items())
         case set():
             return "set", frozenset(value)
+        case Restorable():
+            return type(value).__name__, value.snapshot()
         case _:
             return value if isinstance(value, Hashable) else ("object", id(value))
 
 
-def _copied(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: copy.copy(value) if isinstance(value, (list, dict, set)) else value
-        for name, value in attributes.items()
-    }
+class _Copied(NamedTuple):
+    """The attributes of a proxy at some moment: values, and snapshots of those that others may hold as well."""
+
+    values: Mapping[str, Any]
+    snapshots: Mapping[str, Hashable]
+
+    @classmethod
+    def of(cls, attributes: Mapping[str, Any]) -> Self:
+        return cls(
+            {name: _copy(value) for name, value in attributes.items()},
+            {name: value.snapshot() for name, value in attributes.items() if isinstance(value, Restorable)},
+        )
+
+    def restore(self, attributes: dict[str, Any]) -> None:
+        attributes.clear()
+        attributes.update({name: _copy(value) for name, value in self.values.items()})
+        for name, snapshot in self.snapshots.items():
+            attributes[name].restore(snapshot)
+
+
+def _copy(value: Any) -> Any:
+    return copy.copy(value) if isinstance(value, (list, dict, set)) else value

@@ -42,6 +42,7 @@ from zddm_flags.ledger import LedgerTable
 from zddm_flags.testing._operations import START_OF_TIME, Call, Circumstances, Heard, Node, Operations, StoreError
 from zddm_flags.testing.scenario import (
     Advance,
+    BackgroundWork,
     Crash,
     Delete,
     Disable,
@@ -210,6 +211,9 @@ class _World:
         self._operations = {label: step for label, step in scenario.steps.items() if isinstance(step, Operation)}
         self._index = {label: index for index, label in enumerate(self._operations)}
         self._keys = {label: tuple(_wanted(step)) for label, step in self._operations.items()}
+        self._differed_at_first = any(
+            scenario.old.get(key) != value and key not in scenario.stale for key, value in scenario.new.items()
+        )
         self._disturbing = {
             label: self._those_that_disturb(label, step) for label, step in self._operations.items()
         }
@@ -498,6 +502,8 @@ class _World:
                     held = " or ".join(sorted(repr(each) for each in values))
                     return f"{label} returned {answers.get(key)!r} for {key}; Old held {held} during it"
             return None
+        if isinstance(step, BackgroundWork) and node.returned and not self._differed_at_first:
+            return f"{label} found that {node.returned} keys differ, which nothing can have brought about"
         for (key, value), values in zip(keys, seen, strict=True):
             if not values:
                 return f"{label} returned, but Old held {value!r} for {key} at no moment during it"
@@ -566,7 +572,7 @@ def _wanted(step: Operation) -> Iterable[tuple[str, str | None]]:
             return [(key, value)]
         case WriteMany(items=items):
             return items
-        case MarkUnmarked():
+        case MarkUnmarked() | BackgroundWork():
             return []
         case _:
             raise TypeError(f"{step} is no operation")

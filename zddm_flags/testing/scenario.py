@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from zddm_flags.gate import TrafficGate
-from zddm_flags.ledger import AsyncLedger
-from zddm_flags.protocols import AsyncStorageAdapter
 from zddm_flags.rollout import Rollout
-from zddm_telemetry import Telemetry
 
 __all__ = [
     "Advance",
+    "BackgroundWork",
     "Crash",
     "Delete",
     "Disable",
@@ -93,6 +90,14 @@ class MarkUnmarked(Operation):
 
 
 @dataclass(frozen=True, slots=True)
+class BackgroundWork(Operation):
+    """`proxy.do_background_work()`: a probe of New, copies and comparisons, which a proxy does by itself.
+
+    It must not say that a key differs, unless the scenario began with one that does and is not stale.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """Something that happens once, at any moment after the steps named in `after` are done."""
 
@@ -157,27 +162,15 @@ class Recovery(Event):
 Step: TypeAlias = Operation | Event
 
 
-class MakeProxy(Protocol):
-    """Makes the proxy of one process: `AsyncProxy`, a subclass, or an algorithm of one's own.
+MakeProxy: TypeAlias = Callable[..., Any]
+"""Makes the proxy of one process: `AsyncProxy`, a subclass, or an algorithm of one's own.
 
-    Its operations must do the same after hearing the same. They await nothing but the adapters and the ledger,
-    and what they keep between them they keep in the proxy's attributes: values, or lists, dicts and sets of them.
-    """
-
-    def __call__(
-        self,
-        gate: TrafficGate,
-        old: AsyncStorageAdapter[str, str],
-        new: AsyncStorageAdapter[str, str],
-        *,
-        name: str,
-        ledger: AsyncLedger,
-        clock: Callable[[], float],
-        new_token: Callable[[], bytes],
-        telemetry: Telemetry,
-    ) -> Any:
-        """Return the proxy."""
-        ...
+Called with the gate and the two adapters, and by name with `name`, `ledger`, `clock`, `new_token`, `telemetry`,
+`guard=None` and what the scenario's `options` say. Its operations must do the same after hearing the same. They
+await nothing but the adapters and the ledger. What they keep between them they keep in the proxy's attributes:
+values, lists, dicts and sets of them, and objects with `snapshot()`, which returns all of their state as a
+hashable value, and `restore(snapshot)`.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +190,7 @@ class Scenario:
         targets: where they may happen: some of `old`, `new`, `ledger`.
         without: optional methods that a store lacks, such as `new.delete`; `new.read_many`, `new.write_many` and
             `new.delete_many` make batches go key by key.
+        options: further arguments of the proxies, such as `guard=Guard(...)`; without it they have none.
         max_call_seconds: how long after it was sent a call to a store may still be applied. The default is that
             of a proxy with default settings.
 
@@ -215,6 +209,7 @@ class Scenario:
     kinds: Collection[Fault] = _FAULTS
     targets: Collection[str] = ("old", "new", "ledger")
     without: Collection[str] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
     max_call_seconds: float = 10.0
 
     def __post_init__(self) -> None:

@@ -1,0 +1,460 @@
+"""The steps of the protocol, as one process takes them: what the operations of a proxy are made of.
+
+docs/protocol.md tells the protocol. What every line below serves: *a clean key's value in New, if
+there is one, equals Old's*. A key is dirty from `begin` to `end`, so New is not read meanwhile; `end` clears it
+only if its token was alone all that time and New was written, or was never opened for the key.
+
+What must not happen to a token: it is ended or withdrawn only while none of its calls to a store can still take
+effect. A call that raised or was cancelled can (H4, H5), so its token stays until it is reaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Generic, Literal, TypeVar, assert_never
+
+from zddm_flags._async._world import DefaultLedger
+from zddm_flags._async.changes import Change, Delete, Located, WriteMany
+from zddm_flags._async.errand import AsyncErrand
+from zddm_flags._async.store import AsyncStore
+from zddm_flags.deadline import Deadline, DeadlinePassed
+from zddm_flags.errors import (
+    InvalidKey,
+    LedgerMismatch,
+    LedgerUnavailable,
+    NotApplied,
+    OperationTimedOut,
+    Unsupported,
+)
+from zddm_flags.gate import TrafficGate
+from zddm_flags.guard import CircuitBreaker, GuardChange, GuardOpen
+from zddm_flags.guardrail import GuardrailCrossed, GuardrailWatch
+from zddm_flags.hashing import passes
+from zddm_flags.ledger import AsyncLedger, AsyncMigrationLedger, CopyGrant, Grant, Opening
+from zddm_flags.protocols import AsyncStorageAdapter
+from zddm_flags.settings import Settings
+from zddm_flags.unmarked import UnmarkedKeys
+from zddm_telemetry import MigrationTelemetry, OperationTelemetry, Telemetry
+
+__all__ = ["FORKED", "AsyncMigration", "WhyOld", "by_name"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+WhyOld = Literal["disabled", "old", "ledger_failed", "guard_open"]
+"""The path of a key that is not to be read from New now."""
+
+
+class AsyncMigration(Generic[K, V]):
+    """One process's part in a migration: its stores, its ledger, and the steps between them. See `AsyncProxy`."""
+
+    _marking: AsyncErrand  # marks the keys that the ledger does not know of
+    _chores: AsyncErrand  # probes New, copies and compares
+
+    def __init__(
+        self,
+        gate: TrafficGate,
+        old: AsyncStorageAdapter[K, V],
+        new: AsyncStorageAdapter[K, V],
+        ledger: AsyncLedger | None,
+        telemetry: Telemetry,
+        settings: Settings,
+    ) -> None:
+        self.name = settings.name
+        self._gate = gate
+        self._settings = settings
+        self._clock = settings.clock
+        self._new_token = settings.new_token
+        self._issue_seconds = settings.issue_seconds
+        self._telemetry = MigrationTelemetry(telemetry, self.name, gate.flag_key)
+        self._guardrail: GuardrailWatch | None = None
+        if settings.guardrail is not None:
+            self._guardrail = GuardrailWatch(settings.guardrail, self._clock)
+        ended = None if self._guardrail is None else self._call_ended
+        self._old = AsyncStore("old", old, self._telemetry, ended and partial(ended, "old"))
+        self._breaker: CircuitBreaker | None = None
+        if settings.guard is not None:
+            budget = min(settings.guard.budget_seconds, settings.max_call_seconds)
+            self._breaker = CircuitBreaker(
+                settings.guard, budget_seconds=budget, clock=self._clock, report=self._guard_changed
+            )
+        self._new = AsyncStore("new", new, self._telemetry, ended and partial(ended, "new"), self._breaker)
+        if not self._new.info.strong_reads:
+            raise Unsupported("new: its reads do not see every acknowledged write, so a read could be stale")
+        ledger = ledger if ledger is not None else DefaultLedger()
+        self._ledger_is_shared = ledger.shared
+        self._ledger: AsyncMigrationLedger = ledger.migration(self.name, gate.identity, settings.reap_age)
+        self._next_reap = 0.0
+        self._opening = Opening(0.0, -1)
+        self._unmarked = UnmarkedKeys(settings.max_unmarked_keys)
+        self._probe_with: tuple[K] | None = None
+        self._enabled = True
+        self._disabled_by: GuardrailCrossed | None = None
+        self._forked = False
+        self._fork_reported = False
+        self._closed = False
+
+    # -- whether New may be used ------------------------------------------------------------------------------
+
+    def _why_not_read_new(self, key_hash: int, name: bytes, key: K) -> WhyOld | None:
+        """None where the key may be read from New now, else the path that the read takes instead.
+
+        Also asked before the ledger is: a key that is unmarked then may be marked, and forgotten here, just after
+        the ledger has called it clean.
+        """
+        if not self._enabled:
+            if self._forked:
+                self._report_fork()
+            return "disabled"
+        decision = self._gate.decision
+        if key_hash < decision.read_below:
+            if name in self._unmarked:
+                self._marking.start()  # what marks may have ended with its event loop, or by a fork
+                return "ledger_failed"
+            return "guard_open" if self._guard_refuses(key) else None
+        if decision.alarm is not None:
+            decision.alarm()
+        return "old"
+
+    def _guard_refuses(self, key: K) -> bool:
+        """Whether New is not to be called now. Where it is time to try it again, `key` is read for that, aside."""
+        breaker = self._breaker
+        if breaker is None or breaker.why_refused() is None:
+            return False
+        if breaker.probe_due():
+            self._probe_with = (key,)
+        if self._probe_with is not None:
+            self._chores.start()
+        return True
+
+    def _new_takes_reads(self) -> bool:
+        """Whether any key may be read from New: False from the moment of a kill on, be it of reads alone."""
+        return self._enabled and self._gate.decision.read_below > 0
+
+    def _new_takes_writes(self) -> bool:
+        """Whether any key may be changed in New: False from the moment of a kill on."""
+        return self._enabled and self._gate.decision.write_below > 0
+
+    def _deadline(self) -> Deadline:
+        """When an operation that begins now stops issuing writes."""
+        return Deadline(self._clock, self._clock() + self._issue_seconds)
+
+    # -- tokens -----------------------------------------------------------------------------------------------
+
+    async def _begin(self, names: Sequence[bytes]) -> tuple[Grant, bytes]:
+        """Take the token that makes the keys dirty; raises LedgerUnavailable before a store is touched.
+
+        An attempt that failed soon is made again: a deadlock, or a connection that died while nobody used it.
+        Each has a token of its own, for an earlier attempt may yet land, and is then for the reaper.
+        """
+        again_until = self._clock() + self._settings.begin_again_seconds
+        attempts = 0
+        while True:
+            attempts += 1
+            token = self._new_token()
+            try:
+                return await self._ledger.begin(names, token), token
+            except InvalidKey:
+                raise
+            except Exception as error:
+                self._ledger_failed("begin", error)
+                if isinstance(error, (LedgerMismatch, Unsupported)):
+                    raise
+                if attempts < _BEGIN_ATTEMPTS and self._clock() < again_until:
+                    continue
+                raise LedgerUnavailable(
+                    f"the ledger of migration {self.name!r} could not be reached; neither store was changed"
+                ) from error
+
+    async def _begin_copy(self, wanted: Sequence[Located[K]], token: bytes) -> CopyGrant | None:
+        """Ask for the right to copy. None: no copy, because the ledger failed or Old's reads may lag (H18).
+
+        Not retried: after an unknown outcome the key is read from Old, and the token, if any, is reaped.
+        """
+        if not wanted or not self._old.info.strong_reads:
+            return None
+        try:
+            return await self._ledger.begin_copy([each.name for each in wanted], token)
+        except Exception as error:
+            self._ledger_failed("begin_copy", error)
+            return None
+
+    async def _end(self, outcomes: Mapping[bytes, bool | None], token: bytes) -> None:
+        """End the token on each key whose outcome is known; None leaves it there (H4, H5).
+
+        Where the ledger fails the token stays pending, which is safe: the reaper makes the keys stale.
+        """
+        known = {name: ok for name, ok in outcomes.items() if ok is not None}
+        if not known:
+            return
+        try:
+            await self._ledger.end(known, token)
+        except Exception as error:
+            self._ledger_failed("end", error)
+
+    async def _withdraw(self, located: Sequence[Located[K]], token: bytes) -> None:
+        """Take the token back, as if it had never been; only where no store was written."""
+        if not located:
+            return
+        try:
+            await self._ledger.withdraw([each.name for each in located], token)
+        except Exception as error:
+            self._ledger_failed("withdraw", error)
+
+    async def _reap_if_due(self) -> None:
+        """Reap, at most once in a quarter of `max_operation_seconds`, when a key was found dirty.
+
+        Every process does, and each call is bounded, so that what a crashed one left needs nobody's care.
+        """
+        now = self._clock()
+        if now < self._next_reap:
+            return
+        self._next_reap = now + self._settings.reap_interval
+        try:
+            reaped = await self._ledger.reap(self._settings.reap_age, _REAP_LIMIT)
+            await self._ledger.summary()  # for last_summary(), which metrics and stats() show
+        except Exception as error:
+            self._ledger_failed("reap", error)
+            return
+        if reaped:
+            self._telemetry.report("warning", "tokens_reaped", tokens=reaped)
+        if reaped >= _REAP_LIMIT:
+            self._next_reap = now  # there is more
+
+    # -- the stores -------------------------------------------------------------------------------------------
+
+    async def _read_old(self, located: Sequence[Located[K]]) -> dict[K, V]:
+        if len(located) == 1:
+            value = await self._old.read(located[0].key)
+            return {} if value is None else {located[0].key: value}
+        found = await self._old.read_many([each.key for each in located])
+        return {each.key: value for each in located if (value := found.get(each.key)) is not None}
+
+    async def _apply_to_old(
+        self, change: Change[K, V], located: Sequence[Located[K]], deadline: Deadline
+    ) -> NotApplied | None:
+        """Change Old; returns the error that says that it certainly was not changed. Raises what Old raises."""
+        try:
+            await change.apply(self._old, located, deadline)
+        except NotApplied as error:
+            return error
+        except DeadlinePassed:
+            raise OperationTimedOut(
+                "max_operation_seconds less max_call_seconds passed in the middle of a batch; some of it may "
+                "have been written to Old"
+            ) from None
+        return None
+
+    async def _admitted(
+        self, located: Sequence[Located[K]], grant: Grant | CopyGrant
+    ) -> tuple[list[Located[K]], str]:
+        """Those that may be written to New now, and the path of the others.
+
+        The gate is read again, now, so that a kill holds at once. Before the first write at a rate above the
+        `opened` that this process knows of this epoch, the ledger is told and has acknowledged.
+        """
+        known = self._opening
+        opened = max(grant.opened, known.opened) if known.epoch == grant.epoch else grant.opened
+        while True:
+            if not self._enabled:
+                return [], "disabled"
+            decision = self._gate.decision
+            admitted = [each for each in located if each.hash < decision.write_below]
+            rate = decision.rollout.write
+            if not admitted and decision.alarm is not None:
+                decision.alarm()
+            if not admitted or rate <= opened:
+                return admitted, "old"
+            if self._guard_refuses(admitted[0].key):
+                return [], "guard_open"
+            try:
+                opening = await self._ledger.open_to(rate)
+            except Exception as error:
+                self._ledger_failed("open_to", error)
+                return [], "ledger_failed"
+            if opening.epoch != grant.epoch or opening.opened < rate:
+                self._ledger_failed("open_to", LedgerMismatch("reset under a token, or keeps rates inexactly"))
+                return [], "ledger_failed"
+            self._opening = opening
+            self._telemetry.report("info", "opened_wider", opened=opening.opened, before=opened)
+            opened = opening.opened
+
+    async def _apply_to_new(
+        self, change: Change[K, V], located: Sequence[Located[K]], deadline: Deadline
+    ) -> tuple[bool | None, str]:
+        """Change New. True: done; False: certainly not done; None: unknown, so the tokens must be left.
+
+        With it the path that the keys took.
+        """
+        if self._guard_refuses(located[0].key):
+            return False, "guard_open"
+        permit = deadline.only_while(self._new_takes_writes)
+        if permit.passed or not change.possible(self._new):
+            return False, "new_failed"
+        try:
+            await change.apply(self._new, located, permit)
+        except DeadlinePassed:
+            # Raised between calls, so nothing is in flight: after a kill the keys may be stale at once.
+            return (None if deadline.passed else False), "new_failed"
+        except GuardOpen:
+            return False, "guard_open"  # also raised between calls
+        except NotApplied as error:
+            self._new_failed(change.operation, error.__cause__ or error)
+            return False, "new_failed"
+        except Exception as error:
+            self._new_failed(change.operation, error)
+            return None, "new_failed"
+        return True, "both"
+
+    def _outcomes(
+        self, located: Iterable[Located[K]], written: Collection[Located[K]], grant: Grant
+    ) -> dict[bytes, bool | None]:
+        """Whether each key may end clean: New was written, or was never opened for the key.
+
+        `opened` must be the one that `begin` returned: what the process knew before may be out of date.
+        """
+        names = {each.name for each in written}
+        return {each.name: each.name in names or not passes(each.hash, grant.opened) for each in located}
+
+    # -- copying ----------------------------------------------------------------------------------------------
+
+    async def _read_old_and_copy(
+        self,
+        wanted: Sequence[Located[K]],
+        besides: Sequence[Located[K]],
+        dirty: Collection[bytes],
+        operation: OperationTelemetry,
+    ) -> dict[K, V]:
+        """Read `wanted` and `besides` from Old, and bring what may be copied of `wanted` into New.
+
+        `dirty` are those that the ledger called dirty. A failure of the copy never fails the read.
+        """
+        deadline = self._deadline()
+        token = self._new_token()
+        grant = await self._begin_copy(wanted, token)
+        granted = [each for each in wanted if grant is not None and each.name in grant.granted]
+        try:
+            values = await self._read_old([*wanted, *besides])
+        except GeneratorExit:
+            raise  # the coroutine is being closed and can await nothing: the token is left to the reaper
+        except BaseException:
+            await self._withdraw(granted, token)  # a read has no effect that could come late
+            raise
+        paths: dict[bytes, str] = {}
+        if grant is not None and granted:
+            paths = await self._copy(granted, values, grant, token, deadline)
+        elif grant is None and self._old.info.strong_reads:
+            paths = {each.name: "ledger_failed" for each in wanted}
+        for each in wanted:
+            pending = grant is not None or each.name in dirty
+            operation.count(paths.get(each.name) or ("dirty" if pending else "miss"))
+        return values
+
+    async def _copy(
+        self,
+        granted: Sequence[Located[K]],
+        values: Mapping[K, V],
+        grant: CopyGrant,
+        token: bytes,
+        deadline: Deadline,
+    ) -> dict[bytes, str]:
+        """Make New hold what Old held; returns the path of each granted key."""
+        try:
+            admitted, why_not = await self._admitted(granted, grant)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            await self._withdraw(granted, token)  # New was not touched
+            raise
+        if deadline.passed:
+            admitted, why_not = [], "new_failed"
+        paths = {each.name: why_not for each in granted}
+        names = {each.name for each in admitted}
+        await self._withdraw([each for each in granted if each.name not in names], token)
+        present = [each for each in admitted if each.key in values]
+        absent = [each for each in admitted if each.key not in values]
+        # Absence is never cached (H10). A stale key that Old lacks is deleted even if New missed it a moment
+        # ago (H3); where the key is not stale New has nothing to delete.
+        gone = [each for each in absent if each.name in grant.stale]
+        outcomes: dict[bytes, bool | None] = {each.name: True for each in absent}
+        paths.update((each.name, "miss") for each in absent)
+        if present:
+            done, path = await self._apply_to_new(WriteMany(values), present, deadline)
+            outcomes.update((each.name, done) for each in present)
+            paths.update((each.name, "copied" if done else path) for each in present)
+            if done:
+                self._telemetry.counts.add_copies(len(present))
+        if gone:
+            done, _ = await self._apply_to_new(Delete(), gone, deadline)
+            outcomes.update((each.name, done) for each in gone)
+        await self._end(outcomes, token)
+        return paths
+
+    # -- reports ----------------------------------------------------------------------------------------------
+
+    def _guard_changed(self, change: GuardChange) -> None:
+        figures = {
+            "reason": change.reason,
+            "calls": change.calls,
+            "failures": change.failures,
+            "slow_calls": change.slow_calls,
+            "hanging_calls": change.hanging_calls,
+        }
+        match change.state:
+            case "open":
+                seconds = round(change.open_seconds, 3)
+                self._telemetry.report("warning", "guard_opened", **figures, open_seconds=seconds)
+            case "half_open":
+                self._telemetry.report("info", "guard_half_open", **figures)
+            case "closed":
+                self._telemetry.report("info", "guard_closed", **figures)
+            case _:
+                assert_never(change.state)
+
+    def _call_ended(self, store: Literal["old", "new"], operation: str, seconds: float, failed: bool) -> None:
+        if self._guardrail is not None:
+            self._kill_if(self._guardrail.called(store, operation, seconds, failed=failed))
+
+    def _kill_if(self, crossed: GuardrailCrossed | None) -> None:
+        """Disable the proxy where a threshold of the guardrail was crossed; it stays so until `enable()`."""
+        if crossed is None or not self._enabled:
+            return
+        self._enabled = False
+        self._disabled_by = crossed
+        about = {} if crossed.operation is None else {"operation": crossed.operation}
+        self._telemetry.report(
+            "error",
+            "guardrail_crossed",
+            threshold=crossed.threshold,
+            limit=crossed.limit,
+            **about,
+            **crossed.figures,
+            advice="New is not used by this proxy until its enable()",
+        )
+
+    def _new_failed(self, operation: str, error: BaseException) -> None:
+        self._telemetry.report_limited("new_failed", operation=operation, error=type(error).__name__)
+
+    def _ledger_failed(self, call: str, error: BaseException) -> None:
+        advice = {"advice": str(error)} if isinstance(error, (LedgerMismatch, Unsupported)) else {}
+        self._telemetry.report_limited("ledger_failed", call=call, error=type(error).__name__, **advice)
+
+    def _report_fork(self) -> None:
+        if not self._fork_reported:
+            self._fork_reported = True
+            self._telemetry.report("error", "proxy_disabled_by_fork", advice=FORKED)
+
+
+FORKED = (
+    "this process was forked with an in-memory ledger, which sees no other process, so New is not used here: "
+    "make the proxy after the fork, and give processes that serve together one shared ledger"
+)
+
+_BEGIN_ATTEMPTS = 3
+_REAP_LIMIT = 1000
+
+
+def by_name(located: Located[K]) -> bytes:
+    """What sorts keys in canonical order."""
+    return located.name
