@@ -1,10 +1,12 @@
 """When a migration has to be killed by itself: New raises, is slow, or is found to differ from Old.
 
-Nothing here asks a store or reports anything: calls are counted, and a threshold that they cross is returned. How
-long they took is kept in histograms whose buckets are each 10 % wider than the one before, from 1 microsecond to
-107 seconds, so that memory does not grow with traffic: 1.6 kB for each twelfth of the window, store, operation and
-outcome. A percentile is given as its bucket's upper edge, which is at most 10 % above the percentile itself, and so
-a ratio of two is wrong by at most 10 % either way. Shorter times count as 1 microsecond, longer ones as 107 seconds.
+Nothing here asks a store or reports anything: calls are counted, and a threshold that they cross is returned.
+
+How long they took is kept in histograms whose buckets are each 10 % wider than the one before, from 1 microsecond
+to 107 seconds, so that memory does not grow with traffic: 1.6 kB for each twelfth of the window, store, operation
+and outcome. A percentile is given as the upper edge of its bucket, which is at most 10 % above the percentile
+itself, and so a ratio of two is wrong by at most 10 % either way. Shorter times count as 1 microsecond, and longer
+ones as 107 seconds.
 """
 
 from __future__ import annotations
@@ -130,7 +132,7 @@ class GuardrailWatch:
     def called(
         self, store: Literal["old", "new"], operation: str, seconds: float, *, failed: bool
     ) -> GuardrailCrossed | None:
-        """Count a call that a store ended, and return the threshold that is crossed by now, if that is news.
+        """Count a call that a store ended, and return the threshold that is crossed by now, if it is news.
 
         Args:
             store: which of the two was called.
@@ -138,8 +140,8 @@ class GuardrailWatch:
                 compared with Old's, so a batch needs another name than a single key.
             seconds: how long it took.
             failed: whether it raised. A failure of Old never counts against New. The time of a failure counts
-                only if it is longer than the percentile of the store's successful calls: a refused connection
-                must not make a store look fast, and callers do wait for one that times out.
+                only if it is longer than the percentile of the store's successful calls, if it has any: a refused
+                connection must not make a store look fast, and callers do wait for one that times out.
         """
         if self._crossed:
             return None
@@ -174,7 +176,7 @@ class GuardrailWatch:
             return crossed
 
     def differed(self, keys: int) -> GuardrailCrossed | None:
-        """Count `keys`, from 0, in which New differs from Old; return the threshold crossed by now, if that is news."""
+        """Count `keys`, from 0, in which New differs from Old; return the threshold crossed by now, if it is news."""
         limit = self._guardrail.max_differing_keys
         with self._lock:
             if self._crossed or limit is None:
@@ -214,7 +216,7 @@ class GuardrailWatch:
             if enough and new_seconds / old_seconds > limit:
                 figures = {
                     "latency_ratio": new_seconds / old_seconds,
-                    "percentile": self._guardrail.latency_percentile,
+                    "latency_percentile": self._guardrail.latency_percentile,
                     "old_seconds": old_seconds,
                     "old_calls": old_successes,
                     "new_seconds": new_seconds,
