@@ -126,13 +126,13 @@ class GuardrailWatch:
         with self._lock:
             self._slots = deque([_Slot(-math.inf)])
             self._calls = self._errors = self._differing = 0  # New's, in all slots
-            self._compare_at = self._guardrail.min_calls
+            self._compare_at = 0  # each new slot sets it
             self._crossed = False
 
     def called(
         self, store: Literal["old", "new"], operation: str, seconds: float, *, failed: bool
     ) -> GuardrailCrossed | None:
-        """Count a call that a store ended, and return the threshold that is crossed by now, if it is news.
+        """Count a call that a store ended, and return the threshold that is crossed by now, if that is news.
 
         Args:
             store: which of the two was called.
@@ -176,7 +176,7 @@ class GuardrailWatch:
             return crossed
 
     def differed(self, keys: int) -> GuardrailCrossed | None:
-        """Count `keys`, from 0, in which New differs from Old; return the threshold crossed by now, if it is news."""
+        """Count `keys`, from 0, in which New differs from Old; return the threshold crossed, if that is news."""
         limit = self._guardrail.max_differing_keys
         with self._lock:
             if self._crossed or limit is None:
