@@ -13,8 +13,8 @@ __all__ = ["Pace"]
 class Pace:
     """At most `per_second` things a second; what is not used is saved up, to a second's worth and at least one.
 
-    Within any t seconds at most `max(1, per_second) + per_second * t` things happen, and no less than one below that
-    where each is taken as soon as it may be: what is taken late, when the bucket is full, is lost. It starts full.
+    Within any t seconds at most `max(1, per_second) + per_second * t` things happen, and all but one of these if
+    each is taken as soon as it may be. A bucket that is full loses what comes on top. It starts full.
 
     Args:
         per_second: above 0, finite; None: no limit.
@@ -66,19 +66,13 @@ class Pace:
 
     def give_back(self, unused: int) -> None:
         """Return `unused`, from 0, of those that were taken: they did not happen."""
-        if not self._limited:
-            return
         with self._lock:
-            self._left(self._clock())  # what overflowed until now stays lost
-            self._taken = max(0, self._taken - unused)
+            self._taken = max(0, self._taken - unused)  # `_left` sees to what a full bucket loses
 
     def seconds_to_next(self) -> float:
         """Seconds until `take(1)` gives 1, if no other call takes it before; 0.0 if it does now."""
-        if not self._limited:
-            return 0.0
         with self._lock:
-            now = self._clock()
-            return 0.0 if self._left(now) else self._next_at() - now
+            return max(0.0, self._next_at() - self._clock())
 
     def _left(self, now: float) -> int:
         """How many may happen now."""
@@ -90,5 +84,5 @@ class Pace:
         return max(int(self._burst + saved_up) - self._taken, int(now >= self._next_at()))
 
     def _next_at(self) -> float:
-        """When the next one may happen, where none may now."""
+        """When the next one may happen: a moment of the past where one may now."""
         return self._full_at + (self._taken + 1 - self._burst) / self._per_second

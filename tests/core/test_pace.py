@@ -28,6 +28,11 @@ class Clock:
         return self.now
 
 
+def slack(per_second: float, clock: Clock) -> float:
+    """What happens within the few smallest steps that such a clock can tell."""
+    return 1e-6 + 4 * per_second * math.ulp(clock.now)
+
+
 @pytest.mark.parametrize("per_second", [True, False, "1", Decimal(1), b"1", [1], 1j])
 def test_what_is_no_number_is_refused(per_second):
     """Anything but an int, a float or None raises a TypeError; a bool is no number."""
@@ -48,7 +53,9 @@ def test_no_limit():
     for _ in range(3):
         assert pace.take(10**9) == 10**9
         assert pace.seconds_to_next() == 0.0
+    state = pace.fingerprint()
     pace.give_back(1)
+    assert pace.fingerprint() == state
     assert copy.copy(pace).take(10**9) == 10**9
 
 
@@ -102,6 +109,17 @@ def test_a_bucket_never_overflows(pause):
     assert pace.take(1000) == 10
 
 
+def test_what_a_full_bucket_loses():
+    """The part of one that comes on top of a full bucket is lost as well."""
+    clock = Clock()
+    pace = Pace(10, clock)
+    assert pace.take(1) == 1
+    clock.now += 0.15
+    assert pace.take(100) == 10
+    clock.now += 0.06
+    assert pace.take(100) == 0
+
+
 def test_what_overflowed_stays_lost():
     """Giving back does not bring back what a full bucket had no room for."""
     clock = Clock()
@@ -123,7 +141,7 @@ def test_seconds_to_next(per_second, start, count):
     assert pace.take(10**9) == int(max(1, per_second))
     for _ in range(count):
         announced = clock.now, pace.seconds_to_next()
-        assert 0 < announced[1] <= 1 / per_second * (1 + 1e-9) + 1e-8
+        assert 0 <= announced[1] <= 1 / per_second * (1 + 1e-9) + 1e-8
         if announced[1] > 1e-6:  # less is not much more than such a clock can tell
             clock.now = announced[0] + announced[1] * 0.99
             assert pace.take(1) == 0
@@ -153,7 +171,7 @@ def test_the_bound_of_any_interval(per_second, start, steps):
         for now, happened in taken[first:]:
             total += happened
             bound = max(1, per_second) + per_second * (now - taken[first][0])
-            assert total <= bound * (1 + 1e-9) + 1e-6
+            assert total <= bound + slack(per_second, clock)
 
 
 @given(
@@ -168,21 +186,22 @@ def test_steady_demand_gets_all_of_it(per_second, start, pauses):
         clock.now += pause * (per_second - 1) / per_second  # less than one was left
         total += pace.take(10**9)
     due = per_second + per_second * (clock.now - start)
-    assert due - 1 - 1e-3 <= total <= due + 1e-3
+    assert due - 1 <= total + slack(per_second, clock)
+    assert total <= due + slack(per_second, clock)
 
 
 def test_no_drift():
-    """After a million takes, one at a time and each when it was announced, not one is missing or too many."""
+    """After 200,000 takes, one at a time and each when it was announced, not one is missing or too many."""
     per_second = 7.7
     clock = Clock(0.0)
     pace = Pace(per_second, clock)
     assert pace.take(100) == 7
     taken = 0
-    for _ in range(10**6):
+    for _ in range(200_000):
         clock.now += pace.seconds_to_next()
         taken += pace.take(1)
-    assert taken == 10**6
-    assert clock.now == pytest.approx((7 + 10**6 - per_second) / per_second, rel=1e-12)
+    assert taken == 200_000
+    assert clock.now == pytest.approx((7 + 200_000 - per_second) / per_second, rel=1e-12)
 
 
 @pytest.mark.parametrize("per_second", [7.7, 49.9, 1e5 / 3])
@@ -259,19 +278,19 @@ def busy_threads() -> Iterator[None]:
 @pytest.mark.usefixtures("busy_threads")
 def test_many_threads():
     """Threads that take and give back at once get together what one would have."""
-    now = 1000.0
 
-    def clock() -> float:
-        time.sleep(0)  # lets the others go where the lock does not hold them
-        return now
+    class Wanted(int):
+        def __gt__(self, other: int) -> bool:
+            time.sleep(0)  # lets the others go where the lock does not hold them: between looking and taking
+            return int(self) > other
 
-    pace = Pace(1000, clock)
+    pace = Pace(1000, Clock())
     start, taken = threading.Barrier(4), []
 
     def run() -> None:
         start.wait(30)
         for number in range(500):
-            granted = pace.take(3)
+            granted = pace.take(Wanted(3))
             unused = min(granted, number % 2)
             pace.give_back(unused)
             taken.append(granted - unused)
