@@ -12,7 +12,7 @@ __all__ = ["Pace"]
 class Pace:
     """At most `per_second` things a second; what is not used is saved up, to a second's worth and at least one.
 
-    Within any t seconds at most `max(1, per_second) + per_second * t` things happen, and all but one of these where
+    Within any t seconds at most `max(1, per_second) + per_second * t` things happen, and all but one of these if
     each is taken as soon as it may be. A bucket that is full loses what comes on top. It starts full.
 
     Args:
@@ -33,7 +33,7 @@ class Pace:
             raise ValueError("per_second is above 0, and finite")
         self._limited = per_second is not None
         self._per_second = 1.0 if per_second is None else float(per_second)
-        self._burst = self._per_second
+        self._burst = max(1.0, self._per_second)
         self._clock = clock
         self.after_fork()
 
@@ -64,18 +64,13 @@ class Pace:
 
     def give_back(self, unused: int) -> None:
         """Return `unused`, from 0, of those that were taken: they did not happen."""
-        if not self._limited:
-            return
         with self._lock:
-            self._taken -= unused  # a bucket that this makes too full is cut when it is used next
+            self._taken = max(0, self._taken - unused)  # `_left` sees to what a full bucket loses
 
     def seconds_to_next(self) -> float:
         """Seconds until `take(1)` gives 1, if no other call takes it before; 0.0 if it does now."""
-        if not self._limited:
-            return 0.0
         with self._lock:
-            now = self._clock()
-            return 0.0 if self._left(now) else self._next_at() - now
+            return max(0.0, self._next_at() - self._clock())
 
     def _left(self, now: float) -> int:
         """How many may happen now."""
@@ -87,5 +82,5 @@ class Pace:
         return max(int(self._burst + saved_up) - self._taken, int(now >= self._next_at()))
 
     def _next_at(self) -> float:
-        """When the next one may happen, where none may now."""
+        """When the next one may happen: a moment of the past where one may now."""
         return self._full_at + (self._taken + 1 - self._burst) / self._per_second
