@@ -37,6 +37,7 @@ class _Connection:
         self._client = client
         self._server = server
         self._cut = asyncio.Event()
+        self._replies = 0  # since replies are cut
         self.begun = time.monotonic()
         self.lost_data = server is None
 
@@ -51,7 +52,7 @@ class _Connection:
                     await asyncio.sleep(self._link.delay)
                 if lost or self._loses_data():
                     continue
-                most = self._link.reply_bytes if replies else None
+                most = self._bytes_of_reply() if replies else None
                 try:
                     writer.write(data[:most])
                     await writer.drain()
@@ -62,6 +63,12 @@ class _Connection:
         if self._loses_data():  # the other side does not hear of the end either
             await self.stay()
         return True
+
+    def _bytes_of_reply(self) -> int | None:
+        """How much of this reply is carried before the connection ends; None: all, and the connection goes on."""
+        most = self._link.reply_bytes
+        self._replies = 0 if most is None else self._replies + 1
+        return most if self._replies > self._link.whole_replies else None
 
     def _loses_data(self) -> bool:
         self.lost_data = self.lost_data or self._link.half_open
@@ -106,6 +113,7 @@ class Link:
         delay: seconds by which each piece of data comes later. Set it by the methods.
         half_open: whether data is swallowed. Set it by the methods.
         reply_bytes: how much of a reply is carried before the connection ends. Set it by the methods.
+        whole_replies: how many replies come through whole before that one. Set it by the methods.
     """
 
     def __init__(self, network: Network, host: str, port: int, delay: float) -> None:
@@ -122,6 +130,7 @@ class Link:
         self.delay = delay
         self.half_open = False
         self.reply_bytes: int | None = None
+        self.whole_replies = 0
 
     def cut(self, *, deliver: bool = False) -> int:
         """Cut its connections; returns how many there were. To `deliver`: what the clients sent still arrives."""
@@ -149,14 +158,16 @@ class Link:
 
         return self._network.run(begin)
 
-    def cut_mid_reply(self, after_bytes: int) -> int:
-        """Carry requests, and only the first bytes of the reply, then cut; returns how many connections there are.
+    def cut_mid_reply(self, after_bytes: int, *, after_replies: int = 0) -> int:
+        """Carry requests, and only the first bytes of a reply, then cut; returns how many connections there are.
 
-        The server has done what it was asked. New connections lose the reply to their handshake.
+        The server has done what it was asked. `after_replies` come through whole, on each connection; without them
+        new connections lose the reply to their handshake. What comes in one piece counts as one reply.
         """
 
         def begin() -> int:
             self.reply_bytes = after_bytes
+            self.whole_replies = after_replies
             return len(self._connections)
 
         return self._network.run(begin)

@@ -169,6 +169,17 @@ def test_cuts_in_the_middle_of_a_reply(link, connect, echo):
     assert bytes(echo.got) == b"beforehellohelloagain"
 
 
+def test_cuts_in_the_middle_of_a_later_reply(link, connect):
+    """Where some replies are spared, each connection gets them whole, and then loses one."""
+    connection = connect()
+    asked(connection, b"before")
+    link.cut_mid_reply(2, after_replies=1)
+    for broken in (connection, connect()):
+        assert asked(broken, b"spared") == b"spared"
+        assert asked(broken, b"hello") == b"he"
+        assert is_cut(broken)
+
+
 def test_delivers_for_a_client_that_has_gone(link, connect, echo):
     """What a client sent before it gave up arrives after it has gone."""
     connection = connect()
