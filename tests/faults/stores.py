@@ -20,7 +20,6 @@ closes the connection instead, and leaves the statement to the server's `stateme
 
 from __future__ import annotations
 
-import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
@@ -249,6 +248,5 @@ class _BoundedAsyncConnection(psycopg.AsyncConnection[Any]):
         return await super().wait(_answered(gen, self), interval, timeout)
 
     async def cancel_safe(self, *, timeout: float = 30.0) -> None:
-        """Called where a call was cancelled."""
+        """What psycopg calls where a call is cancelled."""
         self.pgconn.finish()
-        await asyncio.sleep(0)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.faults.stores import PLACES, WORLDS, Place, Store, World
 from tests.faults.traffic import KEYS, Traffic
-from tests.network import Link, Network
+from tests.network import Link
 from tests.servers import Server
 from tests.worlds import settle
 from zddm_adapters import AsyncInMemoryAdapter, InMemoryAdapter
@@ -25,8 +25,8 @@ OPTIONS: dict[str, Any] = {}
 MAX_OPERATION_SECONDS = 3.0
 MAX_CALL_SECONDS = 1.5
 HEALTHY_SECONDS = 0.1
-FAULT_SECONDS = 0.5
-LATE_SECONDS = 0.3
+FAULT_SECONDS = 0.4
+LATE_SECONDS = 0.2
 """A call that raised is over within this, on the server too: no delay of these faults is longer."""
 MARGIN_SECONDS = 1.0
 """What a busy machine may add to an operation."""
@@ -149,13 +149,6 @@ class Migration:
 
 
 @pytest.fixture(scope="module")
-def network() -> Iterator[Network]:
-    """The way to all servers."""
-    with Network() as network:
-        yield network
-
-
-@pytest.fixture(scope="module")
 def own_server() -> Iterator[Callable[[str], Server]]:
     """A server of each kind that may be stopped, for nobody else uses it."""
     with ExitStack() as stack:
@@ -180,14 +173,6 @@ def place(adapter: str, fault: str, request: pytest.FixtureRequest) -> Iterator[
     place = PLACES[adapter][0](server)
     yield place
     place.clear()
-
-
-@pytest.fixture
-def link(network: Network, place: Place) -> Iterator[Link]:
-    """The way to it."""
-    link = network.link("127.0.0.1", place.server.port)
-    yield link
-    link.heal()
 
 
 @pytest.fixture
@@ -227,9 +212,10 @@ async def test_new_fails(migration: Migration, place: Place, link: Link, world: 
     await asyncio.to_thread(FAULTS[fault].end, link, place.server)
 
     assert not traffic.violations()
-    assert (failed > 0) == FAULTS[fault].fails
     assert traffic.slowest < (call_seconds or 0.0) + MARGIN_SECONDS
-    if not FAULTS[fault].fails:
+    if FAULTS[fault].fails:
+        assert failed > 0
+    else:
         assert traffic.slowest >= 2 * DELAY_SECONDS
 
     await asyncio.sleep(LATE_SECONDS)  # no event tells that nothing is on its way any more
