@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.network import Link, Network
 from tests.servers import Server
 from tests.torture.checker import Violation, check
 from tests.torture.faults import Act, Fault, Faults
 from tests.torture.history import History, Recorder, load
-from tests.torture.network import Link, Network
 from tests.torture.operations import operate
 from tests.torture.servers import SIGNALS, Servers, halt
 from tests.torture.stores import (

@@ -1,4 +1,4 @@
-"""The torture's network fails as it is told to, and delivers nothing late."""
+"""The network of the tests fails as it is told to, and delivers nothing late."""
 
 import socket
 import threading
@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from tests.torture import network
-from tests.torture.network import Network
+from tests import network
+from tests.network import Network
 
 PATIENCE = 5.0
 
@@ -128,6 +128,56 @@ def test_cuts_the_client_alone(link, connect, echo):
     assert echo.ended.wait(PATIENCE)
     assert bytes(echo.got) == b"hellolate"
     assert time.monotonic() - begin >= 0.1
+
+
+def test_refuses(link, connect):
+    """A link that refuses cuts what is there and lets nobody connect, until it is healed, by the same port."""
+    connection = connect()
+    asked(connection, b"hello")
+    assert link.refuse() == 1
+    assert is_cut(connection)
+    with pytest.raises(ConnectionRefusedError):
+        connect()
+    link.heal()
+    assert asked(connect(), b"again") == b"again"
+
+
+def test_resets(link, connect, echo):
+    """A link that resets does so to what is there and to whoever connects, until it is healed."""
+    connection = connect()
+    asked(connection, b"hello")
+    assert link.reset() == 1
+    with pytest.raises(ConnectionResetError):
+        connection.recv(1000)
+    assert echo.ended.wait(PATIENCE)
+    with pytest.raises(ConnectionResetError):
+        connect().recv(1000)
+    link.heal()
+    assert asked(connect(), b"again") == b"again"
+
+
+def test_cuts_in_the_middle_of_a_reply(link, connect, echo):
+    """Where replies are cut the request arrives, and the first bytes of its reply alone come back."""
+    connection = connect()
+    asked(connection, b"before")
+    assert link.cut_mid_reply(2) == 1
+    for broken in (connection, connect()):
+        assert asked(broken, b"hello") == b"he"
+        assert is_cut(broken)
+    link.heal()
+    assert asked(connect(), b"again") == b"again"
+    assert bytes(echo.got) == b"beforehellohelloagain"
+
+
+def test_cuts_in_the_middle_of_a_later_reply(link, connect):
+    """Where some replies are spared, each connection gets them whole, and then loses one."""
+    connection = connect()
+    asked(connection, b"before")
+    link.cut_mid_reply(2, after_replies=1)
+    for broken in (connection, connect()):
+        assert asked(broken, b"spared") == b"spared"
+        assert asked(broken, b"hello") == b"he"
+        assert is_cut(broken)
 
 
 def test_delivers_for_a_client_that_has_gone(link, connect, echo):
