@@ -9,7 +9,7 @@ SECONDS ?=
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all explore torture check generate format examples clean
+.PHONY: help demo test test-all explore torture bench check generate format examples clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ explore: $(VENV)/.dev  ## Explore more and larger interleavings of the protocol,
 
 torture: $(VENV)/.dev  ## Kill, cut and crash everything for SECONDS=30 each way, and check every read
 	@$(RUN) -m tests.torture $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+bench: $(VENV)/.dev  ## Measure what the proxy costs, as ratios inside one run
+	@$(RUN) -m tests.benchmarks $(ARGS)
 
 check: $(VENV)/.dev  ## Lint, types, generated code
 	@$(RUN) -m ruff check

@@ -151,7 +151,12 @@ class CircuitBreaker:
         return self._state
 
     def why_refused(self) -> Refusal | None:
-        """What `begin` would raise now, or None. Takes nothing, so `begin` may still raise."""
+        """What `begin` would raise now, or None. Takes nothing, so `begin` may still raise.
+
+        Quick, for every operation asks: while it is closed only `begin` counts what is in flight.
+        """
+        if self._state == "closed":
+            return None
         with self._lock:
             change = self._notice_hanging(self._clock())
             why = self._refusal()
@@ -199,6 +204,8 @@ class CircuitBreaker:
 
         The caller has New read in the background and then calls `probed`, come what may: it stays open until then.
         """
+        if self._state != "open" or self._probing or self._clock() < self._open_until:
+            return False
         with self._lock:
             now = self._clock()
             change = self._notice_hanging(now)
