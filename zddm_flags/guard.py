@@ -1,0 +1,357 @@
+"""Whether New may be called: a circuit breaker, so that a New that fails, hangs or is slow never hurts Old.
+
+Decisions only: nothing here calls a store, waits, or knows of asyncio or telemetry.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable
+from copy import copy
+from dataclasses import dataclass, fields
+from typing import Literal, Self, TypeAlias
+
+__all__ = ["CircuitBreaker", "Guard", "GuardChange", "GuardOpen", "GuardState", "Refusal"]
+
+GuardState: TypeAlias = Literal["closed", "open", "half_open"]
+"""`closed`: New is called. `open`: it is not. `half_open`: one call at a time tries whether it may be."""
+
+Refusal: TypeAlias = Literal["open", "half_open", "full"]
+"""Why New was not called. `half_open`: another call tries it. `full`: too many calls are in flight."""
+
+Reason: TypeAlias = Literal[
+    "failures", "slow_calls", "hanging_calls", "probe_failed", "trial_failed", "probed", "recovered"
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """When to stop calling New, and when to try it again. Immutable, so safe to share.
+
+    Each share is above 0, to 1; each number of seconds is finite and above 0; each number of calls is from 1.
+
+    Raises:
+        TypeError: a value is not a number of the right kind; a bool is none.
+        ValueError: a value is out of its range, or `open_seconds` is above `max_open_seconds`.
+    """
+
+    max_failure_share: float = 0.5
+    """New is left alone when this share of the window's calls, or more, raised."""
+    max_slow_share: float = 0.8
+    """New is left alone when this share of the window's calls, or more, were slow."""
+    slow_call_seconds: float = 0.5
+    """A call that takes this long or longer is slow. One that takes longer than `budget_seconds` is, anyway."""
+    budget_seconds: float = 1.0
+    """The time for one call to New. Asyncio: enforced. Blocking: a call in flight for longer cannot be stopped, so
+    it counts as hanging, and at that moment as one that raised and was slow, however it ends."""
+    min_calls: int = 20
+    """A share counts once there are so many calls in the window."""
+    window_seconds: float = 10.0
+    """How long a call counts, to a tenth: it is forgotten when it ended between 0.9 and 1.0 of this ago."""
+    open_seconds: float = 1.0
+    """How long New is left alone the first time; doubled each time until the guard was closed for a window. Up to
+    a fifth less, at random, so that processes do not come back all at once."""
+    max_open_seconds: float = 60.0
+    """The longest time for which New is left alone before it is probed; from `open_seconds`."""
+    trial_calls: int = 3
+    """After a probe so many calls in a row, one at a time, must neither raise nor be slow."""
+    max_concurrent_calls: int = 64
+    """So many calls may be in flight, those that hang among them; any more skip New, and do not wait."""
+    max_hanging_calls: int = 4
+    """While so many calls hang, New is left alone. Above `max_concurrent_calls` it never comes to that."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value: object = getattr(self, field.name)
+            whole, share = isinstance(field.default, int), field.name.endswith("_share")
+            kind = "an int" if whole else "a number"
+            if isinstance(value, bool) or not isinstance(value, (int,) if whole else (int, float)):
+                raise TypeError(f"{field.name} is {kind}, not a {type(value).__name__}")
+            if not 0 < value <= (1 if share else sys.float_info.max):  # NaN is in no range
+                wanted = "from 1" if whole else "above 0, to 1" if share else "above 0 and finite"
+                raise ValueError(f"{field.name} is {kind} {wanted}, not {value!r}")
+        if self.open_seconds > self.max_open_seconds:
+            raise ValueError(f"open_seconds {self.open_seconds} is above max_open_seconds {self.max_open_seconds}")
+
+
+class GuardOpen(Exception):
+    """The call was refused, so it was certainly not made. Internal: no caller of a proxy sees it."""
+
+    def __init__(self, why: Refusal) -> None:
+        super().__init__(f"New is not called: {why}")
+        self.why: Refusal = why
+
+
+@dataclass(frozen=True, slots=True)
+class GuardChange:
+    """One change of state, or an opening of what was open already, and what led to it."""
+
+    state: GuardState
+    before: GuardState
+    reason: Reason
+    calls: int
+    """The calls that were looked at: those in the window, or those that tried New in half open."""
+    failures: int
+    """How many of them raised, or hung."""
+    slow_calls: int
+    """How many of them were slow, or hung."""
+    hanging_calls: int
+    """How many calls hang now, whenever they began."""
+    open_seconds: float
+    """How long it stays open from now on, at least; 0.0 unless it opens."""
+
+
+class CircuitBreaker:
+    """Counts the calls to New, and says whether the next one may be made. Thread-safe; never waits.
+
+    Args:
+        guard: what it goes by, but for `guard.budget_seconds`.
+        budget_seconds: a call in flight for longer than this hangs. Where calls are cut off at the budget, give a
+            longer time (or `math.inf`), lest those that are cut off together count as hanging.
+        clock: the process's monotonic seconds (H15). Quick, for it is asked with the lock held, like `random`.
+        report: is told of each change of state, in the thread that caused it, with no lock held. Changes by two
+            threads may be told in either order. It must not raise.
+        random: a number from 0 to 1, for the jitter of each opening.
+
+    While `max_hanging_calls` calls hang, the state is open. A call counts only for the state that it began in.
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        *,
+        budget_seconds: float,
+        clock: Callable[[], float],
+        report: Callable[[GuardChange], None],
+        random: Callable[[], float] = random.random,
+    ) -> None:
+        self._guard = guard
+        self._budget_seconds = budget_seconds
+        self._clock = clock
+        self._report = report
+        self._random = random
+        self._lock = threading.Lock()
+        self._state: GuardState = "closed"
+        self._window = _Window(guard.window_seconds)
+        self._running: dict[int, float] = {}  # when each call began, the oldest first
+        self._hanging: set[int] = set()
+        self._last_call = 0
+        self._first_call = 1  # the calls numbered from here on began in this state
+        self._closed_at = clock()
+        self._open_until = 0.0
+        self._next_open_seconds = guard.open_seconds
+        self._probing = False
+
+    @property
+    def state(self) -> GuardState:
+        """The state, as of the last call that was begun, ended or asked for."""
+        return self._state
+
+    def why_refused(self) -> Refusal | None:
+        """What `begin` would raise now, or None. Takes nothing, so `begin` may still raise."""
+        with self._lock:
+            change = self._notice_hanging(self._clock())
+            why = self._refusal()
+        self._tell(change)
+        return why
+
+    def begin(self) -> int:
+        """Count a call to New, which the caller makes now; returns its number for `end`.
+
+        Raises:
+            GuardOpen: the call must not be made.
+        """
+        with self._lock:
+            now = self._clock()
+            change = self._notice_hanging(now)
+            why = self._refusal()
+            if why is None:
+                self._last_call += 1
+                self._running[self._last_call] = now
+            call = self._last_call
+        self._tell(change)
+        if why is not None:
+            raise GuardOpen(why)
+        return call
+
+    def end(self, call: int, *, failed: bool) -> None:
+        """The call is over. Ignored where its number is not that of a call in flight.
+
+        Args:
+            call: what `begin` returned.
+            failed: New raised. False for a call that its own caller cancelled, which is none of New's doing.
+        """
+        with self._lock:
+            now = self._clock()
+            change = self._notice_hanging(now)
+            self._hanging.discard(call)
+            began = self._running.pop(call, None)
+            if began is not None and call >= self._first_call:  # so `change` is None
+                self._window.add(now, failed=failed, slow=now - began >= self._guard.slow_call_seconds)
+                change = self._decide(now)
+        self._tell(change)
+
+    def probe_due(self) -> bool:
+        """Whether New is to be probed now: True for one caller each time that it opens.
+
+        The caller has New read in the background and then calls `probed`, come what may: it stays open until then.
+        """
+        with self._lock:
+            now = self._clock()
+            change = self._notice_hanging(now)
+            due = self._state == "open" and not self._probing and now >= self._open_until
+            due = due and len(self._hanging) < self._guard.max_hanging_calls
+            self._probing = self._probing or due
+        self._tell(change)
+        return due
+
+    def probed(self, *, succeeded: bool) -> None:
+        """The probe is over: let calls try New, or leave it alone for longer. Ignored where no probe is on."""
+        with self._lock:
+            now = self._clock()
+            change = self._notice_hanging(now)
+            if self._probing:
+                if not succeeded:
+                    change = self._enter("open", "probe_failed", now)
+                elif len(self._hanging) >= self._guard.max_hanging_calls:
+                    change = self._enter("open", "hanging_calls", now)
+                else:
+                    change = self._enter("half_open", "probed", now)
+        self._tell(change)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: what is in flight is the parent's, and its threads are gone in mid-count."""
+        self._lock = threading.Lock()
+        self._running = {}
+        self._hanging = set()
+        self._probing = False
+        self._count_anew()
+
+    def fingerprint(self) -> Hashable:
+        """All that decides what it does next, so that an explorer knows where it was before.
+
+        It holds moments of the clock, and the numbers of the calls in flight, which whoever began them holds too.
+        """
+        with self._lock:
+            return (
+                self._state,
+                tuple(self._window.buckets),
+                tuple((call, began, call >= self._first_call) for call, began in self._running.items()),
+                frozenset(self._hanging),
+                self._closed_at,
+                self._open_until,
+                self._next_open_seconds,
+                self._probing,
+            )
+
+    def __copy__(self) -> Self:
+        with self._lock:
+            copied = object.__new__(type(self))
+            vars(copied).update(vars(self))
+            copied._lock = threading.Lock()
+            copied._window = copy(self._window)
+            copied._window.buckets = self._window.buckets.copy()
+            copied._running = self._running.copy()
+            copied._hanging = self._hanging.copy()
+        return copied
+
+    # -- with the lock held -----------------------------------------------------------------------------------
+
+    def _refusal(self) -> Refusal | None:
+        if self._state == "open":
+            return "open"
+        if self._state == "half_open" and self._last_call >= self._first_call and self._last_call in self._running:
+            return "half_open"
+        if len(self._running) + len(self._hanging) >= self._guard.max_concurrent_calls:
+            return "full"
+        return None
+
+    def _notice_hanging(self, now: float) -> GuardChange | None:
+        """Count each call that is over its budget, once; returns the change of state that this makes."""
+        overdue: list[int] = []
+        for call, began in self._running.items():
+            if now - began <= self._budget_seconds:
+                break
+            overdue.append(call)
+        for call in overdue:
+            del self._running[call]
+            self._hanging.add(call)
+            if call >= self._first_call:
+                self._window.add(now, failed=True, slow=True)
+        return self._decide(now) if overdue else None
+
+    def _decide(self, now: float) -> GuardChange | None:
+        guard, window = self._guard, self._window
+        window.forget(now)
+        if self._state == "open":
+            return None
+        if len(self._hanging) >= guard.max_hanging_calls:
+            return self._enter("open", "hanging_calls", now)
+        if self._state == "half_open":
+            if window.failures or window.slow_calls:
+                return self._enter("open", "trial_failed", now)
+            if window.calls >= guard.trial_calls:
+                return self._enter("closed", "recovered", now)
+        elif window.calls >= guard.min_calls:  # divided: 0.07 * 100 is more than 7
+            if window.failures / window.calls >= guard.max_failure_share:
+                return self._enter("open", "failures", now)
+            if window.slow_calls / window.calls >= guard.max_slow_share:
+                return self._enter("open", "slow_calls", now)
+        return None
+
+    def _enter(self, state: GuardState, reason: Reason, now: float) -> GuardChange:
+        before, window, open_seconds = self._state, self._window, 0.0
+        if state == "open":
+            if before == "closed" and now - self._closed_at >= self._guard.window_seconds:
+                self._next_open_seconds = self._guard.open_seconds
+            open_seconds = self._next_open_seconds * (0.8 + 0.2 * self._random())
+            self._open_until = now + open_seconds
+            self._next_open_seconds = min(2 * self._next_open_seconds, self._guard.max_open_seconds)
+        elif state == "closed":
+            self._closed_at = now
+        self._probing = False
+        self._state = state
+        self._count_anew()
+        counts = window.calls, window.failures, window.slow_calls
+        return GuardChange(state, before, reason, *counts, len(self._hanging), open_seconds)
+
+    def _count_anew(self) -> None:
+        self._window = _Window(self._guard.window_seconds if self._state == "closed" else math.inf)
+        self._first_call = self._last_call + 1
+
+    def _tell(self, change: GuardChange | None) -> None:
+        if change is not None:
+            self._report(change)
+
+
+class _Window:
+    """Counts the calls of the last `seconds`, in buckets of a tenth, each forgotten as a whole: O(1) per call."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.calls = self.failures = self.slow_calls = 0
+        self.buckets: deque[tuple[float, int, int, int]] = deque()  # when it began, and the counts
+
+    def add(self, now: float, *, failed: bool, slow: bool) -> None:
+        """Count a call that ended now."""
+        buckets = self.buckets
+        began, calls, failures, slow_calls = now, 0, 0, 0
+        if buckets and now - buckets[-1][0] < self.seconds / 10:
+            began, calls, failures, slow_calls = buckets.pop()
+        buckets.append((began, calls + 1, failures + failed, slow_calls + slow))
+        self.calls += 1
+        self.failures += failed
+        self.slow_calls += slow
+
+    def forget(self, now: float) -> None:
+        """Forget the calls that ended too long ago."""
+        buckets = self.buckets
+        while buckets and now - buckets[0][0] >= self.seconds:
+            _, calls, failures, slow_calls = buckets.popleft()
+            self.calls -= calls
+            self.failures -= failures
+            self.slow_calls -= slow_calls
