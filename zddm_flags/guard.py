@@ -43,14 +43,14 @@ class Guard:
     max_slow_share: float = 0.8
     """New is left alone when this share of the window's calls, or more, were slow."""
     slow_call_seconds: float = 0.5
-    """A call that takes this long or longer is slow. One that takes longer than `budget_seconds` is, anyway."""
+    """A call that takes this long or longer is slow. One that goes over its budget always is."""
     budget_seconds: float = 1.0
     """The time for one call to New. Asyncio: enforced. Blocking: a call in flight for longer cannot be stopped, so
     it counts as hanging, and at that moment as one that raised and was slow, however it ends."""
     min_calls: int = 20
     """A share counts once there are so many calls in the window."""
     window_seconds: float = 10.0
-    """How long a call counts, to a tenth: it is forgotten when it ended between 0.9 and 1.0 of this ago."""
+    """How long a call counts after its end, less up to a tenth."""
     open_seconds: float = 1.0
     """How long New is left alone the first time; doubled each time until the guard was closed for a window. Up to
     a fifth less, at random, so that processes do not come back all at once."""
@@ -151,12 +151,7 @@ class CircuitBreaker:
         return self._state
 
     def why_refused(self) -> Refusal | None:
-        """What `begin` would raise now, or None. Takes nothing, so `begin` may still raise.
-
-        Quick, for every operation asks: while it is closed only `begin` counts what is in flight.
-        """
-        if self._state == "closed":
-            return None
+        """What `begin` would raise now, or None. Takes nothing, so `begin` may still raise."""
         with self._lock:
             change = self._notice_hanging(self._clock())
             why = self._refusal()
@@ -204,8 +199,8 @@ class CircuitBreaker:
 
         The caller has New read in the background and then calls `probed`, come what may: it stays open until then.
         """
-        if self._state != "open" or self._probing or self._clock() < self._open_until:
-            return False
+        if self._state == "open" and (self._probing or self._clock() < self._open_until):
+            return False  # without the lock, for every operation asks
         with self._lock:
             now = self._clock()
             change = self._notice_hanging(now)
