@@ -137,6 +137,7 @@ class CircuitBreaker:
         self._state: GuardState = "closed"
         self._window = _Window(guard.window_seconds)
         self._running: dict[int, float] = {}  # when each call began, the oldest first
+        self._look_at = math.inf  # no call is over its budget before that
         self._hanging: set[int] = set()
         self._last_call = 0
         self._first_call = 1  # the calls numbered from here on began in this state
@@ -166,13 +167,16 @@ class CircuitBreaker:
         """
         with self._lock:
             now = self._clock()
-            change = self._notice_hanging(now)
+            change = self._notice_hanging(now) if now > self._look_at else None
             why = self._refusal()
             if why is None:
+                if not self._running:
+                    self._look_at = now + self.budget_seconds
                 self._last_call += 1
                 self._running[self._last_call] = now
             call = self._last_call
-        self._tell(change)
+        if change is not None:
+            self._report(change)
         if why is not None:
             raise GuardOpen(why)
         return call
@@ -186,13 +190,16 @@ class CircuitBreaker:
         """
         with self._lock:
             now = self._clock()
-            change = self._notice_hanging(now)
+            change = self._notice_hanging(now) if now > self._look_at else None
             self._hanging.discard(call)
             began = self._running.pop(call, None)
-            if began is not None and call >= self._first_call:  # hence the line above has changed no state
-                self._window.add(now, failed=failed, slow=now - began >= self._guard.slow_call_seconds)
-                change = self._decide(now) or change
-        self._tell(change)
+            if began is not None and call >= self._first_call:  # hence nothing above has changed the state
+                window = self._window
+                window.add(now, failed=failed, slow=now - began >= self._guard.slow_call_seconds)
+                if window.failures or window.slow_calls or self._state == "half_open":
+                    change = self._decide(now) or change
+        if change is not None:
+            self._report(change)
 
     def probe_due(self) -> bool:
         """Whether New is to be probed now: True for one caller each time that it opens.
@@ -262,6 +269,7 @@ class CircuitBreaker:
             ) = rest
             self._window = _Window(self._guard.window_seconds if self._state == "closed" else math.inf, buckets)
             self._running = dict(running)
+            self._look_at = -math.inf
             self._hanging = set(hanging)
 
     # -- with the lock held -----------------------------------------------------------------------------------
@@ -278,8 +286,10 @@ class CircuitBreaker:
     def _notice_hanging(self, now: float) -> GuardChange | None:
         """Count each call that is over its budget, once; returns the change of state that this makes."""
         overdue: list[int] = []
+        self._look_at = math.inf  # until the next call begins
         for call, began in self._running.items():
             if now - began <= self.budget_seconds:
+                self._look_at = began + self.budget_seconds
                 break
             overdue.append(call)
         for call in overdue:
@@ -357,6 +367,8 @@ class _Window:
         began, calls, failures, slow_calls = now, 0, 0, 0
         if buckets and now - buckets[-1][0] < self.seconds / 10:
             began, calls, failures, slow_calls = buckets.pop()
+        else:
+            self.forget(now)
         buckets.append((began, calls + 1, failures + failed, slow_calls + slow))
         self.calls += 1
         self.failures += failed

@@ -15,6 +15,7 @@ import pytest
 from tests.core.worlds import Trouble, World
 from zddm_flags import Rollout, StaticSource, TrafficGate
 from zddm_flags._fork import after_fork_in_child
+from zddm_telemetry import metrics
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform"),
@@ -167,3 +168,14 @@ def test_a_fork_while_a_rate_is_set() -> None:
     finally:
         release.set()
         setting.join(30)
+
+
+def test_a_fork_while_a_proxy_is_made() -> None:
+    """The child makes a proxy of its own, though a thread of the parent was making one at the moment of the fork."""
+    migration = World("blocking").migration(1.0, old={"ada": "v1"})
+
+    def read() -> bool:
+        return World("blocking").migration(1.0, old={"ada": "v1"}).proxy.read("ada") == "v1"
+
+    with metrics._lock, migration.proxy._telemetry.instruments._lock:
+        assert in_child(read)
