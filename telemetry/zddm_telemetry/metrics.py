@@ -91,7 +91,9 @@ class Instruments:
         weakref.finalize(owner, self._gone.append, migration).atexit = False
 
     def after_fork(self) -> None:
-        """Replace the lock, which another thread of the parent may have held at the moment of the fork."""
+        """Replace the locks, which another thread of the parent may have held at the moment of the fork."""
+        global _lock  # noqa: PLW0603 - it guards what is the module's
+        _lock = threading.Lock()
         self._lock = threading.Lock()
 
     def _retire(self) -> None:

@@ -171,7 +171,7 @@ def test_a_fork_while_a_rate_is_set() -> None:
 
 
 def test_a_fork_while_a_proxy_is_made() -> None:
-    """The child makes a proxy of its own, though a thread of the parent was making one at the moment of the fork."""
+    """The child can make a proxy, though a thread of the parent was making one at the moment of the fork."""
     migration = World("blocking").migration(1.0, old={"ada": "v1"})
 
     def read() -> bool:
