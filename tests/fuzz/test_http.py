@@ -6,6 +6,7 @@ import json
 import socket
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -32,16 +33,15 @@ def polled(server: FlagServer) -> dict[str, Any]:
         return found
 
 
-def talk(server: FlagServer, data: bytes) -> bytes:
-    """What the server answers to these bytes before it closes the connection."""
+def talk(server: FlagServer, data: bytes) -> None:
+    """Send these bytes and no more; return when the server has closed the connection. Raises TimeoutError."""
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS) as connection:
-        try:
-            connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR)
-            return b"".join(iter(lambda: connection.recv(65536), b""))
-        except ConnectionError:
-            return b""
+    connecting = socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS)
+    with connecting as connection, suppress(ConnectionError):
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65536):
+            pass
 
 
 token = st.binary(max_size=8) | st.sampled_from(
@@ -78,8 +78,7 @@ def test_any_request_is_answered_or_dropped(
     server: FlagServer, capfd: pytest.CaptureFixture[str], data: bytes
 ) -> None:
     """Any bytes of a client that then goes silent end its connection, print nothing, and leave the flags alone."""
-    answer = talk(server, data)
-    assert answer == b"" or answer.startswith((b"HTTP/1.1 ", b"<!DOCTYPE", b'{"flags"'))
+    talk(server, data)
     assert polled(server)["rate"]["variations"] == [0.5, 0.0]
     assert capfd.readouterr().err == ""
 
