@@ -2,7 +2,8 @@
 
 Hashed: `str` as UTF-8, `bytes` as they are, `int` as decimal text, `UUID` as its 36 characters. A tuple or
 dataclass is the chain of its elements, each as `<length>:<tag><bytes>`, the length being that of tag and
-bytes in decimal: `("a", 1)` is `2:sa2:i1`.
+bytes in decimal: `("a", 1)` is `2:sa2:i1`. They may be nested 32 deep, for the depth of Python's stack must not
+decide which keys there are.
 
 In the ledger a tag in front tells the types apart: `1` is `i1` and `"1"` is `s1`. The tags are `s` str, `b`
 bytes, `i` int, `u` UUID, `t` tuple, `d<length>:<qualified name>` dataclass, `x` the bytes of an `encode=`.
@@ -17,18 +18,25 @@ from uuid import UUID
 
 from zddm_flags.errors import InvalidKey
 
-__all__ = ["encode_key", "ledger_key", "tag_and_bytes"]
+__all__ = ["MAX_DEPTH", "encode_key", "ledger_key", "tag_and_bytes"]
+
+MAX_DEPTH = 32
+"""How deep tuples and dataclasses may be nested in a key."""
 
 
-def tag_and_bytes(key: object) -> tuple[bytes, bytes]:
+def tag_and_bytes(key: object, depth: int = MAX_DEPTH) -> tuple[bytes, bytes]:
     """Return the type's tag and the bytes that are hashed, for a key of one of the types above.
 
-    A subclass counts as its base, except `bool`. A dataclass's tag carries its name, so that two classes with
-    equal fields stay two keys: do not rename such a class during a migration. Its fields are those that `==`
-    compares, so that equal keys have equal bytes.
+    A subclass counts as its base, except `bool`, whatever its `__str__`, `__bytes__` or `__iter__` is. A
+    dataclass's tag carries its name, so that two classes with equal fields stay two keys: do not rename such a
+    class during a migration. Its fields are those that `==` compares, so that equal keys have equal bytes.
+
+    Args:
+        key: the key.
+        depth: how deep tuples and dataclasses may be nested in it.
 
     Raises:
-        InvalidKey: the type has no canonical encoding. Thread-safe.
+        InvalidKey: the type has no canonical encoding, or the key is nested deeper. Thread-safe.
     """
     if isinstance(key, str):
         try:
@@ -36,17 +44,17 @@ def tag_and_bytes(key: object) -> tuple[bytes, bytes]:
         except UnicodeEncodeError:  # from None: the codec's text quotes the key
             raise InvalidKey("a str key with lone surrogates has no UTF-8 form; pass encode=") from None
     if isinstance(key, bytes):
-        return b"b", bytes(key)
+        return b"b", bytes.__getitem__(key, slice(None))
     if isinstance(key, UUID):
-        return b"u", str(key).encode()
+        return b"u", UUID.__str__(key).encode()
     if isinstance(key, int) and not isinstance(key, bool):
         return b"i", _decimal(key)
     if isinstance(key, tuple):
-        return b"t", _chain(key)
+        return b"t", _chain(tuple.__iter__(key), depth)
     if dataclasses.is_dataclass(key) and not isinstance(key, type):
         name = type(key).__qualname__.encode()
         fields = (getattr(key, field.name) for field in dataclasses.fields(key) if field.compare)
-        return b"d%d:%s" % (len(name), name), _chain(fields)
+        return b"d%d:%s" % (len(name), name), _chain(fields, depth)
     raise InvalidKey(
         f"a key of type {type(key).__name__} has no canonical encoding: use str, bytes, int, UUID, or a "
         "tuple or dataclass of these, or pass encode= (key -> bytes) to TrafficGate"
@@ -60,11 +68,13 @@ def _decimal(key: int) -> bytes:
         raise InvalidKey("an int key of that many digits has no canonical encoding; pass encode=") from error
 
 
-def _chain(elements: Iterable[object]) -> bytes:
+def _chain(elements: Iterable[object], depth: int) -> bytes:
+    if depth == 0:
+        raise InvalidKey(f"a key is nested more than {MAX_DEPTH} deep; pass encode=")
     parts = []
     for element in elements:
-        tagged = ledger_key(element)
-        parts.append(b"%d:%s" % (len(tagged), tagged))
+        tag, data = tag_and_bytes(element, depth - 1)
+        parts.append(b"%d:%s%s" % (len(tag) + len(data), tag, data))
     return b"".join(parts)
 
 

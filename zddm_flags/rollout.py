@@ -21,10 +21,12 @@ def checked_rate(value: object) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidRollout(f"a rate is a number from 0 to 1, not a {type(value).__name__}")
-    if not 0 <= value <= 1:  # NaN is in no range
-        huge = isinstance(value, int) and abs(value) >= 2**64  # repr() refuses several thousand digits
-        raise InvalidRollout(f"a rate is a number from 0 to 1, not {'a huge int' if huge else repr(value)}")
-    return float(value)
+    # A subclass may compare, show and convert itself as it likes: what it is as a number counts.
+    number = float.__float__(value) if isinstance(value, float) else int.__int__(value)
+    if not 0 <= number <= 1:  # NaN is in no range
+        huge = isinstance(number, int) and abs(number) >= 2**64  # repr() refuses several thousand digits
+        raise InvalidRollout(f"a rate is a number from 0 to 1, not {'a huge int' if huge else repr(number)}")
+    return float(number)
 
 
 @dataclass(frozen=True, slots=True)

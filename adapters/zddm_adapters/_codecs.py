@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 __all__ = ["BytesCodec", "Codec", "JsonCodec"]
 
 V = TypeVar("V")
+
+TOO_DEEP = "a value is nested too deep for JSON"
 
 
 class Codec(Protocol[V]):
@@ -45,10 +47,23 @@ class JsonCodec:
 
         Raises:
             TypeError: JSON has no form for `value`.
-            ValueError: a float is NaN or infinite.
+            ValueError: a float is NaN or infinite, a str has lone surrogates, or `value` is nested too deep.
         """
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        try:
+            return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        except RecursionError:
+            raise ValueError(TOO_DEEP) from None
+        except UnicodeEncodeError:  # from None: the codec's error holds the value
+            raise ValueError("a str with lone surrogates has no UTF-8 form") from None
 
     def loads(self, data: bytes, /) -> Any:
-        """The value of a JSON text. Raises ValueError where it is none."""
-        return json.loads(data)
+        """The value of a JSON text. Raises ValueError where it is none, or is nested too deep."""
+        try:
+            return json.loads(data, parse_constant=_refuse)
+        except RecursionError:
+            raise ValueError(TOO_DEEP) from None
+
+
+def _refuse(constant: str) -> NoReturn:
+    # Python's own extension. A value that cannot be written again would never be copied.
+    raise ValueError(f"{constant} is no JSON")

@@ -14,6 +14,7 @@ __all__ = ["KeySpace", "ScanCursor"]
 K = TypeVar("K")
 
 GLOB = re.compile(rb"[][*?\\^-]")
+POSITIONS = 2**64  # the server refuses others
 CURSOR = re.compile(r"([0-9a-zA-Z_-]+):([0-9]+)(?::([0-9]+):((?:[0-9a-f]{2})*))?")
 
 
@@ -67,7 +68,10 @@ class ScanCursor:
         if found is None:
             raise ValueError("this is no cursor of a Redis adapter's scan")
         run, position, end, last = found.groups()
-        return cls(run, int(position), None if end is None else int(end), bytes.fromhex(last or ""))
+        cursor = cls(run, int(position), None if end is None else int(end), bytes.fromhex(last or ""))
+        if cursor.position >= POSITIONS:
+            raise ValueError("this is no cursor of a Redis adapter's scan")
+        return cursor
 
     def page(self, names: list[bytes], end: int, limit: int) -> tuple[list[bytes], ScanCursor | None]:
         """The names to give now of those that SCAN gave from here up to `end`, and where to go on.

@@ -59,6 +59,15 @@ local function now()
   return time[1] * 1000000 + time[2]
 end
 
+-- Numbers as the ledger writes them. Lua takes other texts for numbers too: 'nan', '-1', '0x1p-1', ' 1'.
+
+local function whole_number(text) return string.match(text, '^%d+$') and #text <= 15 and tonumber(text) end
+
+local function double(text)
+  local number = string.match(text, '^%d[%d.e+-]*$') and tonumber(text)
+  return number and number < math.huge and number
+end
+
 -- Look at the rows as a whole, and make them where this object never saw any and there are none.
 local function examine()
   local meta = redis.pcall('HMGET', META, 'schema', 'identity', 'incarnation', 'opened', 'epoch', 'stale',
@@ -79,16 +88,19 @@ local function examine()
       token_seconds = tonumber(PATIENCE)}
   end
   if meta[1] ~= SCHEMA then return nil, {'schema', meta[1]} end
-  local numbers = {}
   for position = 2, 10 do
     if not meta[position] then return nil, {'foreign', 1} end
-    numbers[position] = tonumber(meta[position])
-    if position > 3 and not numbers[position] then return nil, {'foreign', 1} end
+  end
+  local numbers = {[4] = double(meta[4]), [10] = double(meta[10])}
+  for position = 5, 9 do numbers[position] = whole_number(meta[position]) end
+  for position = 4, 10 do
+    if not numbers[position] then return nil, {'foreign', 1} end
   end
   if meta[2] ~= IDENTITY then return nil, {'identity', meta[2]} end
   if EXPECTED ~= '' and meta[3] ~= EXPECTED then return nil, {'lost'} end
-  if not (numbers[4] >= 0 and numbers[4] <= 1) then return nil, {'foreign', 1} end
+  if numbers[4] > 1 or not string.match(meta[3], '^%x+$') or #meta[3] ~= 24 then return nil, {'foreign', 1} end
   if numbers[7] ~= sizes[2] or numbers[8] ~= sizes[3] or numbers[9] ~= sizes[4] then return nil, {'lost'} end
+  if numbers[6] > sizes[2] then return nil, {'foreign', 1} end
   local opened = meta[4]
   if EXPECTED == '' and tonumber(FLOOR) > numbers[4] then
     redis.call('HSET', META, 'opened', FLOOR)
@@ -110,6 +122,16 @@ local function names_from(first)
   return names
 end
 
+local function text_of(entry)
+  return (entry.stale and 's' or '-') .. (entry.contended and 'c' or '-') .. table.concat(entry.tokens, ',')
+end
+
+-- Whether an entry keeps the rules: a clean key has none, and contended is who has several tokens.
+local function is_possible(entry)
+  if #entry.tokens == 0 then return entry.stale and not entry.contended end
+  return #entry.tokens == 1 or entry.contended
+end
+
 -- The entries of keys, by name; a clean key has one without tokens.
 local function load_entries(names)
   local entries = {}
@@ -122,6 +144,7 @@ local function load_entries(names)
         if not stale then return nil, {'foreign', 2} end
         entry.stale, entry.contended = stale == 's', contended == 'c'
         for token in string.gmatch(tokens, '[^,]+') do entry.tokens[#entry.tokens + 1] = token end
+        if text_of(entry) ~= text or not is_possible(entry) then return nil, {'foreign', 2} end
       end
       entries[names[first + offset - 1]] = entry
     end
@@ -133,8 +156,17 @@ local function save(name, entry)
   if #entry.tokens == 0 and not entry.stale then
     redis.call('HDEL', ENTRIES, name)
   else
-    redis.call('HSET', ENTRIES, name,
-      (entry.stale and 's' or '-') .. (entry.contended and 'c' or '-') .. table.concat(entry.tokens, ','))
+    redis.call('HSET', ENTRIES, name, text_of(entry))
+  end
+end
+
+-- Whether a number in `tokens`, which is going to be lowered, is none.
+local function miscounted(tokens)
+  for first = 1, #tokens, CHUNK do
+    local counts = redis.call('HMGET', TOKENS, unpack(tokens, first, math.min(first + CHUNK - 1, #tokens)))
+    for _, count in ipairs(counts) do
+      if count and not whole_number(count) then return true end
+    end
   end
 end
 
@@ -187,7 +219,7 @@ local function finish(changed, ...)
   end
   local age = -1
   local oldest = redis.call('ZRANGE', PENDING, 0, 0, 'WITHSCORES')
-  if oldest[2] then age = math.max(0, now() - tonumber(oldest[2])) end
+  if oldest[2] then age = math.min(math.max(0, now() - tonumber(oldest[2])), 2 ^ 53) end
   return {'ok', state.incarnation, state.opened, state.epoch, state.stale, state.tokens, age, ...}
 end
 
@@ -254,6 +286,7 @@ local token, outcomes = ARGV[OWN], ARGV[OWN + 1]
 local names = names_from(OWN + 2)
 local entries, refusal = load_entries(names)
 if refusal then return refusal end
+if miscounted({token}) then return {'foreign', 4} end
 for position, name in ipairs(names) do
   local entry = entries[name]
   local place = place_of(entry, token)
@@ -268,6 +301,7 @@ WITHDRAW = _script("""
 local names = names_from(OWN + 1)
 local entries, refusal = load_entries(names)
 if refusal then return refusal end
+if miscounted({ARGV[OWN]}) then return {'foreign', 4} end
 for _, name in ipairs(names) do
   local entry = entries[name]
   local place = place_of(entry, ARGV[OWN])
@@ -299,7 +333,7 @@ return finish(false)
 REAP = _script("""
 local age = math.max(tonumber(ARGV[OWN]), state.token_seconds)
 local before = string.format('(%.17g', now() - age * 1000000)
-local members = redis.call('ZRANGEBYSCORE', PENDING, '-inf', before, 'LIMIT', 0, ARGV[OWN + 1])
+local members = redis.call('ZRANGEBYSCORE', PENDING, 0, before, 'LIMIT', 0, ARGV[OWN + 1])
 local tokens, names = {}, {}
 for position, member in ipairs(members) do
   local colon = string.find(member, ':', 1, true)
@@ -311,6 +345,7 @@ if refusal then return refusal end
 for position, name in ipairs(names) do
   if not place_of(entries[name], tokens[position]) then return {'lost'} end
 end
+if miscounted(tokens) then return {'foreign', 4} end
 for position, name in ipairs(names) do
   local entry = entries[name]
   remove(entry, name, place_of(entry, tokens[position]), true)

@@ -9,10 +9,11 @@ from sqlalchemy.exc import (
     OperationalError,
     ProgrammingError,
     SQLAlchemyError,
+    StatementError,
 )
 from sqlalchemy.exc import InternalError as DatabaseInternalError
 
-__all__ = ["certainly_not_applied"]
+__all__ = ["certainly_not_applied", "parameter_refused"]
 
 # The server reported that it gave the statement up: serialization failure, deadlock, lock not available,
 # statement cancelled by its own time-out, read-only transaction.
@@ -35,6 +36,13 @@ def certainly_not_applied(error: Exception) -> bool:
     if isinstance(error, (IntegrityError, DataError, ProgrammingError)):
         return True
     return isinstance(error, (OperationalError, DatabaseInternalError)) and _given_up(error.orig)
+
+
+def parameter_refused(error: Exception) -> bool:
+    """Whether a statement failed for the value of a parameter: too large a number, or what is no text."""
+    if isinstance(error, DBAPIError):
+        return isinstance(error, DataError)
+    return isinstance(error, (StatementError, OverflowError, UnicodeEncodeError))
 
 
 def _given_up(error: BaseException | None) -> bool:

@@ -8,9 +8,10 @@ reached it. That is never before the operation began, so no token looks older th
 begins the one that waited longer for the row's lock stands behind the other with the older time, and is reaped
 after it: late, never early.
 
-Four rules that every statement keeps:
+Five rules that every statement keeps:
 
 - `contended` is set while more than one token is pending, and stays until none is.
+- `oldest` is the time of the first token, and NULL where there is none.
 - A row without tokens that is not stale is as good as no row.
 - No empty text is written or compared with: MariaDB can be set to read it as NULL (EMPTY_STRING_IS_NULL).
 - MySQL assigns from left to right, and an assignment sees those before it: `pending` comes last, for the others
@@ -21,6 +22,7 @@ Four rules that every statement keeps:
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -46,6 +48,7 @@ __all__ = [
     "deadlocked",
     "entry_mark",
     "in_transaction",
+    "is_no_text",
     "table_is_missing",
 ]
 
@@ -57,6 +60,7 @@ TIME_DIGITS = 16
 ENTRY = 1 + MAX_TOKEN_BYTES + 1 + TIME_DIGITS
 TOKEN = re.compile(rb"[A-Za-z0-9-]{1,%d}" % MAX_TOKEN_BYTES)
 PENDING = re.compile(rf"(\|[A-Za-z0-9.-]{{{MAX_TOKEN_BYTES}}}@[0-9]{{{TIME_DIGITS}}})*")
+INCARNATION = re.compile(r"[0-9a-f]{32}")
 
 MIGRATION_COLUMNS = ("name", "schema_version", "identity", "opened", "epoch", "incarnation", "token_seconds")
 KEY_COLUMNS = ("migration", "key", "pending", "stale", "contended", "oldest")
@@ -134,6 +138,11 @@ def table_is_missing(error: BaseException) -> bool:
     )
 
 
+def is_no_text(error: BaseException) -> bool:
+    """Whether a column of SQLite holds a text that is no UTF-8."""
+    return isinstance(error, DBAPIError) and str(error.orig).startswith("Could not decode to UTF-8")
+
+
 def _code(error: DBAPIError) -> Any:
     return error.orig.args[0] if error.orig is not None and error.orig.args else None
 
@@ -144,6 +153,18 @@ class KeyRow(NamedTuple):
     pending: str
     stale: bool
     contended: bool
+    oldest: int | None
+
+    def is_whole(self) -> bool:
+        """Whether this library can have written it. SQLite holds values of any type in any column."""
+        pending: object = self.pending
+        if not isinstance(pending, str) or PENDING.fullmatch(pending) is None:
+            return False
+        if self.stale not in {0, 1} or self.contended not in {0, 1}:
+            return False
+        if len(pending) > ENTRY and not self.contended:
+            return False
+        return self.oldest == (int(pending[ENTRY - TIME_DIGITS : ENTRY]) if pending else None)
 
 
 class LedgerRows(NamedTuple):
@@ -155,25 +176,37 @@ class LedgerRows(NamedTuple):
     incarnation: str
     opened: float
     epoch: int
+    token_seconds: float
     keys: dict[bytes, KeyRow]
 
     @classmethod
     def of(cls, rows: Iterable[Sequence[Any]]) -> LedgerRows | None:
         """From the rows of `LedgerTables.select`; None where the migration has no row."""
         found: LedgerRows | None = None
-        for name, version, identity, incarnation, opened, epoch, key, pending, stale, contended in rows:
+        for *own, key, pending, stale, contended, oldest in rows:
             if found is None:
-                found = cls(name, version, identity, incarnation, opened, epoch, {})
+                found = cls._make([*own, {}])
             if key is not None:
-                found.keys[bytes(key)] = KeyRow(pending, bool(stale), bool(contended))
+                found.keys[key] = KeyRow(pending, stale, contended, oldest)
         return found
 
-    def check_pending(self, name: str) -> None:
-        """Raise LedgerMismatch where a key's tokens are none that this library wrote."""
-        if not all(PENDING.fullmatch(row.pending) for row in self.keys.values()):
-            raise LedgerMismatch(
-                f"the ledger of migration {name!r} has a row that is corrupt: something else wrote to it: {ADVICE}"
-            )
+    def is_whole(self) -> bool:
+        """Whether this library can have written it."""
+        return (
+            isinstance(self.incarnation, str)
+            and INCARNATION.fullmatch(self.incarnation) is not None
+            and _is_number(self.opened)
+            and 0 <= self.opened <= 1
+            and isinstance(self.epoch, int)
+            and self.epoch >= 0
+            and _is_number(self.token_seconds)
+            and 0 <= self.token_seconds < math.inf
+            and all(isinstance(key, bytes) and row.is_whole() for key, row in self.keys.items())
+        )
+
+
+def _is_number(found: object) -> bool:
+    return isinstance(found, (int, float))
 
 
 class LedgerTables:
@@ -228,30 +261,32 @@ class LedgerTables:
 
     def begin(self, migration: str, keys: Sequence[bytes], mark: str) -> Statement:
         """Make the token pending on each key, and each key that has another contended."""
-        pending = f"{self._held}.pending"
+        pending, oldest = f"{self._held}.pending", f"{self._held}.oldest"
         changes = [
-            f"contended = (length({pending}) > 0)",
-            f"oldest = CASE WHEN length({pending}) = 0 THEN {self._now} ELSE {self._held}.oldest END",
+            f"contended = ({oldest} IS NOT NULL)",
+            f"oldest = coalesce({oldest}, {self._now})",
             f"pending = {self._concatenation(pending, self._entry)}",
         ]
         return self._add(migration, keys, mark, changes)
 
     def begin_copy(self, migration: str, keys: Sequence[bytes], mark: str) -> Statement:
         """Make the token pending on each key that has none."""
-        free = f"length({self._held}.pending) = 0"
+        # By both columns, so that nobody is given a key whose tokens something else removed from one of them.
+        empty = f"length({self._held}.pending) = 0"
+        free = f"{empty} AND {self._held}.oldest IS NULL"
         if not self._mysql:
             return self._add(
                 migration, keys, mark, [f"oldest = {self._now}", f"pending = {self._entry}"], f" WHERE {free}"
             )
         changes = [
             f"oldest = CASE WHEN {free} THEN {self._now} ELSE oldest END",
-            f"pending = CASE WHEN {free} THEN {self._entry} ELSE pending END",
+            f"pending = CASE WHEN {empty} AND oldest = {self._now} THEN {self._entry} ELSE pending END",
         ]
         return self._add(migration, keys, mark, changes)
 
     def end_clean(self, migration: str, keys: Sequence[bytes], mark: str) -> Statement:
         """Drop each key on which the token was alone from begin until now."""
-        return self._drop(migration, keys, mark, f"{self._sole} AND NOT contended")
+        return self._drop(migration, keys, mark, f"{self._sole} AND contended = false")
 
     def end_stale(self, migration: str, keys: Sequence[bytes], mark: str) -> Statement:
         """Remove the token, and make each key stale that had it."""
@@ -259,7 +294,7 @@ class LedgerTables:
 
     def withdraw_clean(self, migration: str, keys: Sequence[bytes], mark: str) -> Statement:
         """Drop each key of which nothing is left without the token."""
-        return self._drop(migration, keys, mark, f"{self._sole} AND NOT stale")
+        return self._drop(migration, keys, mark, f"{self._sole} AND stale = false")
 
     def withdraw(self, migration: str, keys: Sequence[bytes], mark: str) -> Statement:
         """Remove the token, and leave *stale* as it was."""
@@ -271,28 +306,26 @@ class LedgerTables:
         The key becomes stale.
         """
         changes = (
-            f"stale = true, contended = (contended AND length(pending) > {ENTRY}), "
+            f"stale = true, contended = (length(pending) > {ENTRY}), "
             f"oldest = {self._second()}, pending = substr(pending, {ENTRY + 1})"
         )
         return self._change(migration, keys, self._old, changes, age=age)
-
-    def old(self, migration: str, age: int, limit: int) -> Statement:
-        """At most `limit` keys that have a token for `reap` to remove."""
-        sql = (
-            f"SELECT {self._key} FROM {self._keys} WHERE migration = {self._bind('migration')} "
-            f"AND {self._old} ORDER BY oldest LIMIT {self._bind('limit')}"
-        )
-        return self._statement(sql, {"migration": migration, "age": age, "limit": limit})
 
     # Questions. Each answers with the migration's own row as well, so that one that was lost is seen at once.
 
     def select(self, migration: str, keys: Sequence[bytes]) -> Statement:
         """The migration's row and those of `keys`, for `LedgerRows.of`."""
-        return self._select(migration, keys, "")
+        these = f"k.{self._key} {self._among(keys)}" if keys else "false"
+        sql = self._question(self._keys, f" AND {these}")
+        return self._statement(sql, {"migration": migration} | self._given(keys))
 
-    def dirty(self, migration: str, keys: Sequence[bytes]) -> Statement:
-        """The migration's row and those of `keys` that are pending or stale, for `LedgerRows.of`."""
-        return self._select(migration, keys, " AND (length(k.pending) > 0 OR k.stale)")
+    def old(self, migration: str, age: int, limit: int) -> Statement:
+        """The migration's row and at most `limit` keys that have a token for `reap` to remove."""
+        old = (
+            f"(SELECT * FROM {self._keys} WHERE migration = {self._bind('migration')} "
+            f"AND {self._old} ORDER BY oldest LIMIT {self._bind('limit')})"
+        )
+        return self._statement(self._question(old), {"migration": migration, "age": age, "limit": limit})
 
     def summary(self, migration: str) -> Statement:
         """The migration's row, how many keys are stale, how many tokens there are, and the age of the oldest.
@@ -300,8 +333,8 @@ class LedgerTables:
         The last three stand where `LedgerRows.of` expects a key's columns; the age is in microseconds, or None.
         """
         sql = (
-            f"SELECT {self._own}, NULL, k.stale, k.pending, {self._now} - k.oldest FROM {self._migrations} AS m "
-            f"CROSS JOIN (SELECT count(CASE WHEN stale THEN 1 END) AS stale, "
+            f"SELECT {self._own}, NULL, NULL, k.stale, k.pending, {self._now} - k.oldest "
+            f"FROM {self._migrations} AS m CROSS JOIN (SELECT count(CASE WHEN stale THEN 1 END) AS stale, "
             f"coalesce(sum(length(pending)), 0) / {ENTRY} AS pending, min(oldest) AS oldest "
             f"FROM {self._keys} WHERE migration = {self._bind('migration')}) AS k "
             f"WHERE m.name = {self._bind('migration')}"
@@ -333,7 +366,7 @@ class LedgerTables:
         least = self._bind("least")
         sql = (
             f"UPDATE {self._migrations} SET {column} = {least} "
-            f"WHERE name = {self._bind('migration')} AND {column} < {least}"
+            f"WHERE name = {self._bind('migration')} AND {column} >= 0 AND {column} < {least}"
         )
         return self._statement(sql, {"migration": migration, "least": value})
 
@@ -448,7 +481,7 @@ class LedgerTables:
             f"substr(pending, 1, {position} - 1)", f"substr(pending, {position} + {ENTRY})"
         )
         changes = (
-            f"{change}contended = (contended AND length(pending) > {ENTRY}), "
+            f"{change}contended = (length(pending) > {ENTRY}), "
             f"oldest = CASE WHEN {position} > 1 THEN oldest ELSE {self._second()} END, "
             f"pending = {pending}"
         )
@@ -477,14 +510,13 @@ class LedgerTables:
         values = {"migration": migration} | self._given(keys) | parameters
         return self._statement(f"{change} WHERE {among} AND {condition}", values)
 
-    def _select(self, migration: str, keys: Sequence[bytes], condition: str) -> Statement:
-        these = f"k.{self._key} {self._among(keys)}{condition}" if keys else "false"
-        sql = (
-            f"SELECT {self._own}, k.{self._key}, k.pending, k.stale, k.contended FROM {self._migrations} AS m "
-            f"LEFT JOIN {self._keys} AS k ON k.migration = m.name AND {these} "
+    def _question(self, keys: str, condition: str = "") -> str:
+        """What asks for the migration's row, and for those rows of `keys` that meet the condition."""
+        return (
+            f"SELECT {self._own}, k.{self._key}, k.pending, k.stale, k.contended, k.oldest "
+            f"FROM {self._migrations} AS m LEFT JOIN {keys} AS k ON k.migration = m.name{condition} "
             f"WHERE m.name = {self._bind('migration')}"
         )
-        return self._statement(sql, {"migration": migration} | self._given(keys))
 
     @property
     def _old(self) -> str:
@@ -494,7 +526,7 @@ class LedgerTables:
 
     @property
     def _own(self) -> str:
-        return "m.name, m.schema_version, m.identity, m.incarnation, m.opened, m.epoch"
+        return "m.name, m.schema_version, m.identity, m.incarnation, m.opened, m.epoch, m.token_seconds"
 
     def _among(self, keys: Sequence[bytes]) -> str:
         if self._postgresql:

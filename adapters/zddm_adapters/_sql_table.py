@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, NoReturn
@@ -137,14 +138,12 @@ class MappedTable:
 
     def cursor(self, row: Sequence[Any]) -> str:
         """The cursor that stands after `row`. Raises TypeError for a key column of a type that has no form."""
-        return json.dumps([_to_json(part) for part in row[: len(self.keys)]], separators=(",", ":"))
+        return _cursor_of(row[: len(self.keys)])
 
     def _from_cursor(self, cursor: str) -> Any:
-        try:
-            parts = tuple(READERS[tag](text) for tag, text in json.loads(cursor))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError("this is no cursor of a SQLAlchemy adapter") from error
-        if len(parts) != len(self.keys):
+        parts = _parts_of(cursor)
+        if len(parts) != len(self.keys) or not all(map(_may_be_in, self.keys, parts)):
+            # A database that compares with a value of another type, as SQLite and MySQL do, would skip rows.
             raise ValueError("this is a cursor of another table, or of another key")
         return parts[0] if len(parts) == 1 else parts
 
@@ -354,6 +353,29 @@ def _shape_of(
 # A cursor is the key columns as JSON, each with its type.
 
 
+def _cursor_of(parts: Sequence[Any]) -> str:
+    return json.dumps([_to_json(part) for part in parts], separators=(",", ":"))
+
+
+def _parts_of(cursor: str) -> tuple[Any, ...]:
+    with suppress(Exception):  # whatever a reader raises; its text may quote the key
+        parts = tuple(READERS[tag](text) for tag, text in json.loads(cursor))
+        if _cursor_of(parts) == cursor:
+            return parts
+    raise ValueError("this is no cursor of a SQLAlchemy adapter")
+
+
+def _may_be_in(column: Column[Any], part: Any) -> bool:
+    """Whether `part` has the type of the column's values, as far as that is known."""
+    if not type(column.type).__module__.startswith("sqlalchemy."):
+        return True  # a type of the application's own gives what it likes
+    try:
+        kind = column.type.python_type
+    except NotImplementedError:
+        return True
+    return kind not in KINDS or type(part) is kind
+
+
 def _to_json(part: Any) -> tuple[str, Any]:
     match part:
         case bool():
@@ -376,6 +398,7 @@ def _to_json(part: Any) -> tuple[str, Any]:
             raise TypeError(f"a key of type {type(part).__name__} has no form in a cursor")
 
 
+KINDS = (int, str, bytes, UUID, Decimal, datetime, date)
 READERS: dict[str, Callable[[Any], Any]] = {
     "i": int,
     "s": str,

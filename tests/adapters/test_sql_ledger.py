@@ -967,6 +967,57 @@ async def test_tokens_that_are_none_are_noticed(rows: Rows, migration: Any) -> N
             await settle(migration.dirty([K]))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "{migrations} SET opened = 1.5",
+        "{migrations} SET opened = -1",
+        "{migrations} SET epoch = -1",
+        "{migrations} SET token_seconds = -1",
+        "{migrations} SET incarnation = 'none'",
+        "{keys} SET pending = ''",
+        "{keys} SET oldest = NULL",
+        "{keys} SET oldest = oldest - 1",
+        "{keys} SET contended = false",
+    ],
+)
+async def test_what_no_ledger_wrote_is_not_trusted(rows: Rows, change: str) -> None:
+    """Rows that break a rule of the ledger are refused by every call that would believe them."""
+    first = rows.migration()
+    for _ in range(2):
+        await settle(first.begin([K], new_token()))
+    rows.execute(f"UPDATE {change}")
+    newcomer = rows.migration()
+    calls: list[Callable[[Any], Any]] = [
+        lambda ledger: ledger.begin_copy([K], new_token()),
+        lambda ledger: ledger.dirty([K]),
+        lambda ledger: ledger.begin([K], new_token()),
+        lambda ledger: ledger.dirty([K]),
+    ]
+    if "migrations" in change:
+        calls += [
+            lambda ledger: ledger.open_to(0.5),
+            lambda ledger: ledger.reap(0.0),
+            lambda ledger: ledger.summary(),
+        ]
+    for call in calls:
+        if "contended" in change and call is calls[2]:
+            continue  # begin makes the key contended, which is what it has to be
+        with pytest.raises(LedgerMismatch, match=r"corrupt|was lost"):
+            await settle(call(newcomer))
+
+
+async def test_the_first_of_two_who_ends_makes_the_other_end_stale(rows: Rows, migration: Any) -> None:
+    """Two tokens that overlapped leave the key stale, though something else forgot that they did."""
+    one, other = new_token(), new_token()
+    await settle(migration.begin([K], one))
+    await settle(migration.begin([K], other))
+    rows.execute("UPDATE {keys} SET contended = false")
+    await settle(migration.end({K: True}, one))
+    await settle(migration.end({K: True}, other))
+    assert list(await settle(migration.dirty([K]))) == [K]
+
+
 CREATE_AT_ONCE = """
 import sys
 from sqlalchemy import create_engine

@@ -393,7 +393,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404)
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        length = self.headers.get("Content-Length", "0")
+        if not (length.isascii() and length.isdigit() and len(length) < 10):
+            self._answer(400)  # a negative one would be read as "until the end"
+            return
+        self.rfile.read(int(length))
         refusal = self.server.flags._refused_with()  # noqa: SLF001
         if refusal is not None:
             self._answer(refusal)

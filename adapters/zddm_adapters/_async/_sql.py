@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar, overload
 from sqlalchemy import Executable, Row, Table
 
 from zddm_adapters._async._world_sql import AsyncEngine, check_engine, raise_if_cancelled
-from zddm_adapters._sql_errors import certainly_not_applied
+from zddm_adapters._sql_errors import certainly_not_applied, parameter_refused
 from zddm_adapters._sql_table import MappedTable, ValueSpec, in_order
 from zddm_flags.errors import NotApplied
 from zddm_flags.protocols import Page, StoreInfo
@@ -175,8 +175,13 @@ class AsyncSqlAlchemyAdapter(Generic[K, V]):
             raise ValueError(f"limit must be at least 1, not {limit}")
         table = self._table
         statement, parameters = table.scan(cursor, limit, until)
-        async with self._engine.connect() as connection:
-            rows = (await connection.execute(statement, parameters)).all()
+        try:
+            async with self._engine.connect() as connection:
+                rows = (await connection.execute(statement, parameters)).all()
+        except Exception as error:
+            if len(parameters) > 1 and parameter_refused(error):
+                raise ValueError("this is no cursor of this table: its database refuses it") from None
+            raise
         items: list[tuple[K, V]] = [(table.key_of(row), table.value_of(row)) for row in rows]
         return Page(items, table.cursor(rows[-1]) if len(rows) == limit else None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import NoneType
 from typing import Any, NamedTuple
 
 from sqlalchemy.exc import DBAPIError
@@ -23,6 +24,7 @@ from zddm_adapters._sql_ledger_tables import (
     deadlocked,
     entry_mark,
     in_transaction,
+    is_no_text,
     table_is_missing,
 )
 from zddm_adapters._sync._world_sql import (
@@ -208,7 +210,8 @@ class _Migration:
     def dirty(self, keys: Collection[bytes]) -> Collection[bytes]:
         found: list[bytes] = []
         for chunk in chunks(checked_keys(keys)):
-            found += (self._rows(self._tables.dirty(self._name, chunk))).keys
+            rows = self._rows(self._tables.select(self._name, chunk))
+            found += [key for key, row in rows.keys.items() if row.pending or row.stale]
         return found
 
     def open_to(self, rate: float) -> Opening:
@@ -222,8 +225,7 @@ class _Migration:
             most = min(limit - reaped, KEYS_PER_STATEMENT)
             if most <= 0:
                 break
-            old = (self._repeatable(self._tables.old(self._name, age, most))).rows
-            keys = sorted(bytes(row[0]) for row in old)
+            keys = sorted((self._rows(self._tables.old(self._name, age, most))).keys)
             changed = self._changed(self._tables.reap(self._name, keys, age)) if keys else 0
             reaped += changed
             if not changed:
@@ -234,7 +236,9 @@ class _Migration:
         rows = (self._repeatable(self._tables.summary(self._name))).rows
         found = self._checked(LedgerRows.of(rows))
         stale, pending, age = rows[0][-3:]
-        seconds = None if age is None else max(0.0, int(age) / 1_000_000)
+        if not isinstance(age, (int, NoneType)):  # SQLite calculates with whatever it finds
+            raise self._corrupt()
+        seconds = None if age is None else max(0.0, age / 1_000_000)
         self._last = LedgerSummary(int(stale), int(pending), seconds, found.opened, found.epoch)
         return self._last
 
@@ -269,6 +273,8 @@ class _Migration:
         except Exception as error:
             if self._incarnation and table_is_missing(error):
                 raise self._lost() from error
+            if is_no_text(error):
+                raise self._corrupt() from error
             if issued == 0:
                 raise NotApplied("the ledger's database was not reached") from error
             if (issued, done) == (1, 0) and isinstance(error, DBAPIError) and certainly_not_applied(error):
@@ -297,6 +303,8 @@ class _Migration:
             except DBAPIError as error:
                 if self._incarnation and table_is_missing(error):
                     raise self._lost() from error
+                if is_no_text(error):
+                    raise self._corrupt() from error
                 if attempt == ATTEMPTS or not (error.connection_invalidated or deadlocked(error)):
                     raise
             attempt += 1
@@ -355,10 +363,17 @@ class _Migration:
             )
         if found.incarnation != self._incarnation.get("", found.incarnation):
             raise self._lost()
-        found.check_pending(self._name)
+        if not found.is_whole():
+            raise self._corrupt()
         if (found.opened, found.epoch) != (self._last.opened, self._last.epoch):
             self._last = self._last._replace(opened=found.opened, epoch=found.epoch)
         return found
+
+    def _corrupt(self) -> LedgerMismatch:
+        return LedgerMismatch(
+            f"the ledger of migration {self._name!r} has a row that is corrupt, something else wrote to it: "
+            f"{ADVICE}"
+        )
 
     def _lost(self) -> LedgerMismatch:
         return LedgerMismatch(
