@@ -48,6 +48,7 @@ EVENTS_KEPT = 1000
 
 _shortened = reprlib.Repr()
 _shortened.maxstring = _shortened.maxother = _shortened.maxlong = 100
+_shortened.maxlevel = 2  # at the default of 6, nested lists come to megabytes
 
 _Level = Literal["info", "warning", "error"]
 

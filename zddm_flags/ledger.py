@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from zddm_flags._fork import after_fork_in_child
-from zddm_flags.errors import LedgerMismatch
+from zddm_flags.errors import InvalidKey, LedgerMismatch
 from zddm_flags.rollout import checked_rate
 
 __all__ = [
@@ -348,6 +348,9 @@ class _InMemoryMigration:
         self._lock = threading.Lock()
 
     def begin(self, keys: Sequence[bytes], token: bytes) -> Grant:
+        for key in keys:
+            if len(key) > MAX_KEY_BYTES:  # as every other ledger, so that it is seen before there is one
+                raise InvalidKey(f"a key's encoding is longer than the {MAX_KEY_BYTES} bytes that a ledger takes")
         with self._lock:
             return self._table.begin(keys, token, self._clock())
 

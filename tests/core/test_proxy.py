@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from tests.core.worlds import LEDGER_CALLS, Migration, Store, Trouble, World
+from tests.core.worlds import LEDGER_CALLS, MANY, Migration, Store, Trouble, World
 from zddm_flags import (
     AsyncInMemoryLedger,
     AsyncProxy,
@@ -30,6 +30,7 @@ from zddm_flags.errors import (
     ProxyClosed,
     Unsupported,
 )
+from zddm_flags.ledger import MAX_KEY_BYTES
 
 REAPED = ["ledger.dirty", "ledger.reap", "ledger.summary"]
 ENDED = ["ledger.end", "ledger.reap", "ledger.summary"]  # of a token that was contended
@@ -1132,3 +1133,21 @@ async def test_default_ledger_says_what_it_means(world: World) -> None:
     with capture_logs() as logs:
         world.migration()
     assert logs == []
+
+
+# --- Keys that no ledger takes
+
+
+async def test_keys_that_are_too_long(world: World) -> None:
+    """A key that is too long for a ledger is refused by writes, with nothing touched, and read from Old."""
+    longest, too_long = "x" * (MAX_KEY_BYTES - 1), "y" * MAX_KEY_BYTES  # their names are longer by one
+    migration = world.migration(old={longest: "v", too_long: "w"}, old_methods=MANY, new_methods=MANY)
+    with pytest.raises(InvalidKey):
+        await migration.write(too_long, "v2")
+    assert migration.calls() == ["ledger.begin"]
+    assert await migration.read(too_long) == "w"
+    assert migration.calls() == ["old.read"]
+    assert await migration.read_many([longest, too_long]) == {longest: "v", too_long: "w"}
+    assert migration.stats().operations["read", "old"] == 2
+    assert migration.stats().operations["read", "copied"] == 1
+    assert migration.left == (0, 0)

@@ -121,10 +121,14 @@ def test_wrong_values_take_bounded_memory(server, client, make_source, set_and_w
     source = make_source()
     for number in range(300):
         set_and_wait(server, client, f"{number} " * 500)
+    nested: object = "x" * 200
+    for _ in range(5):
+        nested = [nested] * 6
+    set_and_wait(server, client, nested)
     source.close()
     assert len(source._remembered) <= 100
-    assert len(events(logged, "flag_value_refused")) == 300
-    assert max(len(event["value"]) for event in logged if "value" in event) <= 200
+    assert len(events(logged, "flag_value_refused")) == 301
+    assert max(len(event["value"]) for event in logged if "value" in event) <= 500
 
 
 json_values = st.recursive(

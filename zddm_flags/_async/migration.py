@@ -31,7 +31,7 @@ from zddm_flags.gate import TrafficGate
 from zddm_flags.guard import CircuitBreaker, GuardChange, GuardOpen
 from zddm_flags.guardrail import GuardrailCrossed, GuardrailWatch
 from zddm_flags.hashing import passes
-from zddm_flags.ledger import AsyncLedger, AsyncMigrationLedger, CopyGrant, Grant, Opening
+from zddm_flags.ledger import MAX_KEY_BYTES, AsyncLedger, AsyncMigrationLedger, CopyGrant, Grant, Opening
 from zddm_flags.protocols import AsyncStorageAdapter
 from zddm_flags.settings import Settings
 from zddm_flags.unmarked import UnmarkedKeys
@@ -109,6 +109,8 @@ class AsyncMigration(Generic[K, V]):
             return "disabled"
         decision = self._gate.decision
         if key_hash < decision.read_below:
+            if len(name) > MAX_KEY_BYTES:
+                return "old"  # no write takes such a key, so it is in Old at most
             if name in self._unmarked:
                 self._marking.start()  # what marks may have ended with its event loop, or by a fork
                 return "ledger_failed"
