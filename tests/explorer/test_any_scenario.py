@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.explorer.any_scenario import any_outage_of_the_ledger, any_scenario
-from tests.explorer.conftest import Proved
+from tests.explorer.explored import Proved
 from tests.explorer.mistakes import AsksNoLedger, Available, WithdrawsAfterOldWasWritten, WritesWithoutAToken
 from tests.explorer.plain import PlainProxy
 from zddm_flags.testing import explore

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 
 from tests.explorer import scenarios
-from tests.explorer.conftest import Proved
+from tests.explorer.explored import Proved
 from tests.explorer.mistakes import Available, CopyJoinsAPendingWrite
 from zddm_flags.ledger import CopyGrant, LedgerTable, Opening
 from zddm_flags.testing import Delete, Fault, Read, Scenario, SetRate, Write, explore

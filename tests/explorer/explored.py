@@ -1,8 +1,9 @@
-"""Tells at the end how much was explored."""
+"""Tells at the end how much was explored: a pytest plugin, which `tests/conftest.py` registers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,19 @@ def proved() -> Proved:
         _tally.add(found.check())
 
     return check
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where several processes share the tests, tell the one that writes the summary."""
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None and _tally.scenarios:
+        output["explored"] = vars(_tally)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Hear what another process explored."""
+    vars(_tally).update(node.workeroutput.get("explored", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
