@@ -117,7 +117,7 @@ class Background(Migration[K, V]):
         dropped = 0
         for each in wanted:
             try:
-                size = size_of(values[each.key]) if each.key in values else 0
+                size = max(0, int(size_of(values[each.key]))) if each.key in values else 0
             except Exception as error:  # a function of the user's, which must not fail the read
                 self._telemetry.report_limited("size_of_failed", error=type(error).__name__)
                 size = 0
