@@ -11,7 +11,6 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, TypeVar
 
-from zddm_flags._sync._world import pause
 from zddm_flags._sync.changes import Located
 from zddm_flags._sync.errand import Errand
 from zddm_flags._sync.migration import Migration, by_name
@@ -153,12 +152,11 @@ class Background(Migration[K, V]):
     def _settle_copies(self) -> None:
         """What waits to be copied is copied, or not, as the settings say for `close()`."""
         copies = self._settings.copies
-        if copies.on_close == "finish":
-            give_up_at = self._clock() + copies.close_seconds
-            while self._to_copy and (left := give_up_at - self._clock()) > 0:
-                if not self._copy_some():
-                    pause(min(left, self._copy_pace.seconds_to_next()))
-            self._chores.wait(max(0.0, give_up_at - self._clock()))  # it may be in the middle of some
+        if copies.mode == "background" and copies.on_close == "finish":
+            # Not in the caller's own thread or task, which a New that hangs would keep for longer.
+            if self._to_copy:
+                self._chores.start()
+            self._chores.wait(copies.close_seconds)
         dropped = self._to_copy.clear()
         if dropped:
             self._drop(dropped)
