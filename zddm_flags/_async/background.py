@@ -182,10 +182,17 @@ class AsyncBackground(AsyncMigration[K, V]):
         try:
             with self._telemetry.operation("compare", batch=True) as operation:
                 operation.batched(len(wanted), self._gate.rate)
-                found = await self._compare(wanted)
+                found: Mapping[Verdict, int]
+                try:
+                    found = await self._compare(wanted)
+                except (DeadlinePassed, GuardOpen):
+                    found = {"unsure": len(wanted)}  # New must not be asked any more
+                except Exception:
+                    operation.count("unsure", len(wanted))
+                    raise
                 for verdict, keys in found.items():
                     operation.count(verdict, keys)
-                return found["different"]
+                return found.get("different", 0)
         except Exception as error:
             self._telemetry.report_limited("comparison_failed", error=type(error).__name__)
             return 0
@@ -200,7 +207,7 @@ class AsyncBackground(AsyncMigration[K, V]):
         token = self._new_token()
         grant = await self._begin_copy(wanted, token)
         if grant is None:
-            return {"unsure": len(wanted), "different": 0}
+            return {"unsure": len(wanted)}
         granted = [each for each in wanted if each.name in grant.granted]
         fresh = [each for each in granted if each.name not in grant.stale]
         try:
@@ -220,16 +227,13 @@ class AsyncBackground(AsyncMigration[K, V]):
         return {"equal": equal, "different": len(certain), "unsure": unsure, "failed": failed}
 
     async def _read_and_compare(self, located: Sequence[Located[K]]) -> tuple[list[Located[K]], int]:
-        """The keys whose values differ, and how many could not be compared."""
+        """The keys whose values differ, and how many could not be compared. Raises what the stores raise."""
         shadow = self._settings.shadow
         if shadow is None:
             return [], len(located)
         held = await self._read_old(located)
         permit = self._deadline().only_while(self._new_takes_reads)
-        try:
-            served = await self._new.read_many([each.key for each in located], permit)
-        except (DeadlinePassed, GuardOpen):
-            return [], len(located)
+        served = await self._new.read_many([each.key for each in located], permit)
         differing: list[Located[K]] = []
         failed = 0
         for each in located:
