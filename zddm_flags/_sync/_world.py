@@ -10,14 +10,12 @@ from typing import Any, TypeAlias, TypeVar
 from zddm_flags.ledger import InMemoryLedger as DefaultLedger
 from zddm_flags.worlds import check_methods
 
-__all__ = ["Calls", "DefaultLedger", "Repeating", "bounded", "check_adapter", "in_background", "pause"]
+__all__ = ["Calls", "DefaultLedger", "Repeating", "bounded", "check_adapter", "in_background"]
 
 T = TypeVar("T")
 
 Calls: TypeAlias = Callable[..., T]
 """A function of this world that gives a T."""
-
-pause = time.sleep
 
 
 def check_adapter(role: str, adapter: object) -> None:

@@ -11,7 +11,6 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, TypeVar
 
-from zddm_flags._sync._world import pause
 from zddm_flags._sync.changes import Located
 from zddm_flags._sync.errand import Errand
 from zddm_flags._sync.migration import Migration, by_name
@@ -117,7 +116,7 @@ class Background(Migration[K, V]):
         dropped = 0
         for each in wanted:
             try:
-                size = size_of(values[each.key]) if each.key in values else 0
+                size = max(0, int(size_of(values[each.key]))) if each.key in values else 0
             except Exception as error:  # a function of the user's, which must not fail the read
                 self._telemetry.report_limited("size_of_failed", error=type(error).__name__)
                 size = 0
@@ -153,12 +152,11 @@ class Background(Migration[K, V]):
     def _settle_copies(self) -> None:
         """What waits to be copied is copied, or not, as the settings say for `close()`."""
         copies = self._settings.copies
-        if copies.on_close == "finish":
-            give_up_at = self._clock() + copies.close_seconds
-            while self._to_copy and (left := give_up_at - self._clock()) > 0:
-                if not self._copy_some():
-                    pause(min(left, self._copy_pace.seconds_to_next()))
-            self._chores.wait(max(0.0, give_up_at - self._clock()))  # it may be in the middle of some
+        if copies.mode == "background" and copies.on_close == "finish":
+            # Not in the caller's own thread or task, which a New that hangs would keep for longer.
+            if self._to_copy:
+                self._chores.start()
+            self._chores.wait(copies.close_seconds)
         dropped = self._to_copy.clear()
         if dropped:
             self._drop(dropped)
@@ -185,10 +183,17 @@ class Background(Migration[K, V]):
         try:
             with self._telemetry.operation("compare", batch=True) as operation:
                 operation.batched(len(wanted), self._gate.rate)
-                found = self._compare(wanted)
+                found: Mapping[Verdict, int]
+                try:
+                    found = self._compare(wanted)
+                except (DeadlinePassed, GuardOpen):
+                    found = {"unsure": len(wanted)}  # New must not be asked any more
+                except Exception:
+                    operation.count("unsure", len(wanted))
+                    raise
                 for verdict, keys in found.items():
                     operation.count(verdict, keys)
-                return found["different"]
+                return found.get("different", 0)
         except Exception as error:
             self._telemetry.report_limited("comparison_failed", error=type(error).__name__)
             return 0
@@ -203,7 +208,7 @@ class Background(Migration[K, V]):
         token = self._new_token()
         grant = self._begin_copy(wanted, token)
         if grant is None:
-            return {"unsure": len(wanted), "different": 0}
+            return {"unsure": len(wanted)}
         granted = [each for each in wanted if each.name in grant.granted]
         fresh = [each for each in granted if each.name not in grant.stale]
         try:
@@ -223,16 +228,13 @@ class Background(Migration[K, V]):
         return {"equal": equal, "different": len(certain), "unsure": unsure, "failed": failed}
 
     def _read_and_compare(self, located: Sequence[Located[K]]) -> tuple[list[Located[K]], int]:
-        """The keys whose values differ, and how many could not be compared."""
+        """The keys whose values differ, and how many could not be compared. Raises what the stores raise."""
         shadow = self._settings.shadow
         if shadow is None:
             return [], len(located)
         held = self._read_old(located)
         permit = self._deadline().only_while(self._new_takes_reads)
-        try:
-            served = self._new.read_many([each.key for each in located], permit)
-        except (DeadlinePassed, GuardOpen):
-            return [], len(located)
+        served = self._new.read_many([each.key for each in located], permit)
         differing: list[Located[K]] = []
         failed = 0
         for each in located:
