@@ -208,13 +208,18 @@ class CircuitBreaker:
         self._tell(change)
         return due
 
-    def probed(self, *, succeeded: bool) -> None:
-        """The probe is over: let calls try New, or leave it alone for longer. Ignored where no probe is on."""
+    def probed(self, *, succeeded: bool | None) -> None:
+        """The probe is over: let calls try New, or leave it alone for longer. Ignored where no probe is on.
+
+        None: it was not made, or not to its end, so the next caller who asks is told to.
+        """
         with self._lock:
             now = self._clock()
             change = self._notice_hanging(now)
             if self._probing:
-                if not succeeded:
+                if succeeded is None:
+                    self._probing = False
+                elif not succeeded:
                     change = self._enter("open", "probe_failed", now)
                 elif len(self._hanging) >= self._guard.max_hanging_calls:
                     change = self._enter("open", "hanging_calls", now)

@@ -54,10 +54,12 @@ class AsyncBackground(AsyncMigration[K, V]):
         self._marking = AsyncErrand(
             self.mark_unmarked, lambda: bool(self._unmarked) and not self._closed, _MARK_SECONDS
         )
-        self._chores = AsyncErrand(self.do_background_work, self._has_chores, _CHORES_SECONDS)
+        # A probe waits for no copy or comparison, which a stalled store can hold for as long as its driver lets it.
+        self._probing = AsyncErrand(self._probe, lambda: self._probe_with is not None, _CHORES_SECONDS)
+        self._chores = AsyncErrand(self._do_chores, self._has_chores, _CHORES_SECONDS)
 
     def _has_chores(self) -> bool:
-        return self._probe_with is not None or bool(self._to_copy) or bool(self._to_compare)
+        return bool(self._to_copy) or bool(self._to_compare)
 
     async def do_background_work(self) -> int:
         """Try a New again that the guard gave up, and copy and compare keys that wait for that: one round of each.
@@ -66,6 +68,9 @@ class AsyncBackground(AsyncMigration[K, V]):
         were found to differ.
         """
         await self._probe()
+        return await self._do_chores()
+
+    async def _do_chores(self) -> int:
         await self._copy_some()
         return await self._compare_some()
 
@@ -73,19 +78,23 @@ class AsyncBackground(AsyncMigration[K, V]):
 
     async def _probe(self) -> None:
         """Read New once, for nobody, to see whether it can be used again."""
-        with_key, self._probe_with = self._probe_with, None
-        if with_key is None or self._breaker is None:
+        asked = self._probe_with
+        if asked is None or self._breaker is None:
             return
+        succeeded: bool | None = None  # what is not made, or not to its end, says nothing of New
         try:
-            await self._new.probe(with_key[0])
+            if self._new_takes_reads():  # a kill may have come since the probe was asked for
+                await self._new.probe(asked[0])
+                succeeded = True
         except Exception as error:
             self._new_failed("probe", error)
-            self._breaker.probed(succeeded=False)
-        except BaseException:
-            self._breaker.probed(succeeded=False)
-            raise
-        else:
-            self._breaker.probed(succeeded=True)
+            succeeded = False
+        finally:
+            # Not forgotten before it is over: one that ends with its event loop is made by the next errand. Nor
+            # after the breaker is told, which may ask for another one at once.
+            if self._probe_with is asked:
+                self._probe_with = None
+            self._breaker.probed(succeeded=succeeded)
 
     # -- copies -----------------------------------------------------------------------------------------------
 
