@@ -6,8 +6,10 @@ import asyncio
 import threading
 from typing import Any
 
-from tests.core.worlds import MANY, Trouble, World
-from zddm_flags import AsyncProxy, Copies, Guard, Proxy, Shadow, TrafficGate
+import pytest
+
+from tests.core.worlds import MANY, Migration, Trouble, World
+from zddm_flags import AsyncProxy, Copies, Guard, Guardrail, Proxy, Shadow, TrafficGate
 
 
 async def test_no_probe_after_a_kill(world: World) -> None:
@@ -138,3 +140,51 @@ def test_a_probe_outlives_its_event_loop() -> None:
     new.wait_seconds = 0.0
     asyncio.run(until(lambda: proxy.stats().guard == "closed"))
     assert probes() >= 2
+
+
+async def test_a_true_difference_is_found(world: World) -> None:
+    """What New serves wrongly is found, and the guardrail acts on it."""
+    migration = compared(world)
+    migration.new.values["key"] = 2
+    await migration.read("key")
+    assert await migration.work() == 1
+    assert not migration.proxy.enabled
+
+
+@pytest.mark.parametrize(("store", "verdict"), [("old", "old_failed"), ("new", "unsure")])
+async def test_a_comparison_that_fails_is_counted(world: World, store: str, verdict: str) -> None:
+    """Each key that was to be compared has a verdict, whichever store failed; none of them stays dirty."""
+    migration = compared(world)
+    await migration.read("key")
+    getattr(migration, store).outage()
+    assert await migration.work() == 0
+    counts = {path: keys for (name, path), keys in migration.stats().operations.items() if name == "compare"}
+    assert counts == {verdict: 1}
+    assert migration.left == (0, 0)
+
+
+async def test_a_copy_that_old_fails_is_counted(world: World) -> None:
+    """A key whose copy in the background failed has a path."""
+    migration = world.migration(1.0, old={"key": 1}, copy="background")
+    await migration.read("key")
+    migration.old.outage()
+    await migration.work()
+    assert migration.stats().operations["copy", "old_failed"] == 1
+    assert migration.left == (0, 0)
+
+
+@pytest.mark.parametrize("size", [None, "many", float("nan"), -(10**9)])
+async def test_a_size_that_is_none_fails_no_read(world: World, size: Any) -> None:
+    """Whatever `size_of` returns, the read that asked for it returns."""
+    copies = Copies(mode="background", size_of=lambda _: size)
+    migration = world.migration(1.0, old={"key": 1}, copy=copies)
+    assert await migration.read("key") == 1
+    await migration.work()
+    assert migration.new.values == {"key": 1}
+
+
+def compared(world: World, **options: Any) -> Migration:
+    """A migration of one key that compares every key that New served, and that one difference kills."""
+    guardrail = Guardrail(max_differing_keys=0)
+    shadow = Shadow(share=1.0)
+    return world.migration(1.0, old={"key": 1}, new={"key": 1}, shadow=shadow, guardrail=guardrail, **options)

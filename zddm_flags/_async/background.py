@@ -125,7 +125,7 @@ class AsyncBackground(AsyncMigration[K, V]):
         dropped = 0
         for each in wanted:
             try:
-                size = size_of(values[each.key]) if each.key in values else 0
+                size = max(0, int(size_of(values[each.key]))) if each.key in values else 0
             except Exception as error:  # a function of the user's, which must not fail the read
                 self._telemetry.report_limited("size_of_failed", error=type(error).__name__)
                 size = 0
@@ -152,7 +152,11 @@ class AsyncBackground(AsyncMigration[K, V]):
             try:
                 with self._telemetry.operation("copy", batch=True) as operation:
                     operation.batched(len(wanted), self._gate.rate)
-                    await self._read_old_and_copy(wanted, (), (), operation)
+                    try:
+                        await self._read_old_and_copy(wanted, (), (), operation)
+                    except Exception:  # Old's
+                        operation.count("old_failed", len(wanted))
+                        raise
             except Exception as error:
                 self._telemetry.report_limited("copy_failed", error=type(error).__name__)
                 self._drop(len(wanted))
@@ -193,7 +197,11 @@ class AsyncBackground(AsyncMigration[K, V]):
         try:
             with self._telemetry.operation("compare", batch=True) as operation:
                 operation.batched(len(wanted), self._gate.rate)
-                found = await self._compare(wanted)
+                try:
+                    found = await self._compare(wanted)
+                except Exception:  # Old's
+                    operation.count("old_failed", len(wanted))
+                    raise
                 for verdict, keys in found.items():
                     operation.count(verdict, keys)
                 return found["different"]
@@ -215,12 +223,16 @@ class AsyncBackground(AsyncMigration[K, V]):
         granted = [each for each in wanted if each.name in grant.granted]
         fresh = [each for each in granted if each.name not in grant.stale]
         try:
-            differing, failed = await self._read_and_compare(fresh) if fresh else ([], 0)
+            compared = await self._read_and_compare(fresh) if fresh else None
         except GeneratorExit:
             raise
         except BaseException:
             await self._withdraw(granted, token)  # nothing was written
             raise
+        if compared is None:
+            await self._withdraw(granted, token)
+            return {"unsure": len(wanted), "different": 0}
+        differing, failed = compared
         names = {each.name for each in differing}
         await self._withdraw([each for each in granted if each.name not in names], token)
         certain = await self._those_alone(differing, token)
@@ -230,17 +242,20 @@ class AsyncBackground(AsyncMigration[K, V]):
         equal = len(fresh) - len(differing) - failed
         return {"equal": equal, "different": len(certain), "unsure": unsure, "failed": failed}
 
-    async def _read_and_compare(self, located: Sequence[Located[K]]) -> tuple[list[Located[K]], int]:
-        """The keys whose values differ, and how many could not be compared."""
+    async def _read_and_compare(self, located: Sequence[Located[K]]) -> tuple[list[Located[K]], int] | None:
+        """The keys whose values differ, and how many could not be compared. None: New could not be asked."""
         shadow = self._settings.shadow
         if shadow is None:
-            return [], len(located)
+            return None
         held = await self._read_old(located)
         permit = self._deadline().only_while(self._new_takes_reads)
         try:
             served = await self._new.read_many([each.key for each in located], permit)
         except (DeadlinePassed, GuardOpen):
-            return [], len(located)
+            return None
+        except Exception as error:
+            self._new_failed("read", error)
+            return None
         differing: list[Located[K]] = []
         failed = 0
         for each in located:

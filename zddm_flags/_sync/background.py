@@ -126,7 +126,7 @@ class Background(Migration[K, V]):
         dropped = 0
         for each in wanted:
             try:
-                size = size_of(values[each.key]) if each.key in values else 0
+                size = max(0, int(size_of(values[each.key]))) if each.key in values else 0
             except Exception as error:  # a function of the user's, which must not fail the read
                 self._telemetry.report_limited("size_of_failed", error=type(error).__name__)
                 size = 0
@@ -153,7 +153,11 @@ class Background(Migration[K, V]):
             try:
                 with self._telemetry.operation("copy", batch=True) as operation:
                     operation.batched(len(wanted), self._gate.rate)
-                    self._read_old_and_copy(wanted, (), (), operation)
+                    try:
+                        self._read_old_and_copy(wanted, (), (), operation)
+                    except Exception:  # Old's
+                        operation.count("old_failed", len(wanted))
+                        raise
             except Exception as error:
                 self._telemetry.report_limited("copy_failed", error=type(error).__name__)
                 self._drop(len(wanted))
@@ -194,7 +198,11 @@ class Background(Migration[K, V]):
         try:
             with self._telemetry.operation("compare", batch=True) as operation:
                 operation.batched(len(wanted), self._gate.rate)
-                found = self._compare(wanted)
+                try:
+                    found = self._compare(wanted)
+                except Exception:  # Old's
+                    operation.count("old_failed", len(wanted))
+                    raise
                 for verdict, keys in found.items():
                     operation.count(verdict, keys)
                 return found["different"]
@@ -216,12 +224,16 @@ class Background(Migration[K, V]):
         granted = [each for each in wanted if each.name in grant.granted]
         fresh = [each for each in granted if each.name not in grant.stale]
         try:
-            differing, failed = self._read_and_compare(fresh) if fresh else ([], 0)
+            compared = self._read_and_compare(fresh) if fresh else None
         except GeneratorExit:
             raise
         except BaseException:
             self._withdraw(granted, token)  # nothing was written
             raise
+        if compared is None:
+            self._withdraw(granted, token)
+            return {"unsure": len(wanted), "different": 0}
+        differing, failed = compared
         names = {each.name for each in differing}
         self._withdraw([each for each in granted if each.name not in names], token)
         certain = self._those_alone(differing, token)
@@ -231,17 +243,20 @@ class Background(Migration[K, V]):
         equal = len(fresh) - len(differing) - failed
         return {"equal": equal, "different": len(certain), "unsure": unsure, "failed": failed}
 
-    def _read_and_compare(self, located: Sequence[Located[K]]) -> tuple[list[Located[K]], int]:
-        """The keys whose values differ, and how many could not be compared."""
+    def _read_and_compare(self, located: Sequence[Located[K]]) -> tuple[list[Located[K]], int] | None:
+        """The keys whose values differ, and how many could not be compared. None: New could not be asked."""
         shadow = self._settings.shadow
         if shadow is None:
-            return [], len(located)
+            return None
         held = self._read_old(located)
         permit = self._deadline().only_while(self._new_takes_reads)
         try:
             served = self._new.read_many([each.key for each in located], permit)
         except (DeadlinePassed, GuardOpen):
-            return [], len(located)
+            return None
+        except Exception as error:
+            self._new_failed("read", error)
+            return None
         differing: list[Located[K]] = []
         failed = 0
         for each in located:
