@@ -43,7 +43,8 @@ class Guard:
     max_slow_share: float = 0.8
     """New is left alone when this share of the window's calls, or more, were slow."""
     slow_call_seconds: float = 0.5
-    """A call that takes this long or longer is slow. One that takes longer than `budget_seconds` is, anyway."""
+    """A call that takes this long or longer is slow. One that takes longer than `budget_seconds` is, anyway. Let
+    it be less than callers wait for an operation: what they cancel sooner says nothing of New."""
     budget_seconds: float = 1.0
     """The time for one call to New. Asyncio: enforced. Blocking: a call in flight for longer cannot be stopped, so
     it counts as hanging, and at that moment as one that raised and was slow, however it ends."""
@@ -177,12 +178,13 @@ class CircuitBreaker:
             raise GuardOpen(why)
         return call
 
-    def end(self, call: int, failed: bool) -> None:
+    def end(self, call: int, failed: bool | None) -> None:
         """The call is over. Ignored where its number is not that of a call in flight.
 
         Args:
             call: what `begin` returned.
-            failed: New raised. False for a call that its own caller cancelled, which is none of New's doing.
+            failed: New raised. None for a call that its own caller cancelled: nobody knows how it would have
+                ended, so it counts only if it was slow by then.
         """
         with self._lock:
             now = self._clock()
@@ -190,8 +192,10 @@ class CircuitBreaker:
             self._hanging.discard(call)
             began = self._running.pop(call, None)
             if began is not None and call >= self._first_call:  # hence the line above has changed no state
-                self._window.add(now, failed=failed, slow=now - began >= self._guard.slow_call_seconds)
-                change = self._decide(now) or change
+                slow = now - began >= self._guard.slow_call_seconds
+                if slow or failed is not None:
+                    self._window.add(now, failed=bool(failed), slow=slow)
+                    change = self._decide(now) or change
         self._tell(change)
 
     def probe_due(self) -> bool:

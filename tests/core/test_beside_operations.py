@@ -188,3 +188,44 @@ def compared(world: World, **options: Any) -> Migration:
     guardrail = Guardrail(max_differing_keys=0)
     shadow = Shadow(share=1.0)
     return world.migration(1.0, old={"key": 1}, new={"key": 1}, shadow=shadow, guardrail=guardrail, **options)
+
+
+async def test_cancelled_calls_do_not_close_the_guard() -> None:
+    """Calls that their callers cancelled, in time, are no trials that New has passed."""
+    new = Replies()
+    guard = Guard(min_calls=1, open_seconds=0.01, max_open_seconds=0.01, trial_calls=2)
+    proxy: AsyncProxy[str, int] = AsyncProxy(TrafficGate(1.0), Replies(), new, guard=guard)
+    new.broken = True
+    await proxy.read("key")
+    new.broken = False
+    async with asyncio.timeout(30):
+        while proxy.stats().guard == "open":
+            await proxy.read("key")
+            await asyncio.sleep(0.001)
+    assert proxy.stats().guard == "half_open"
+    new.wait_seconds = 60
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await proxy.read("key")
+    assert proxy.stats().guard == "half_open"
+    new.wait_seconds = 0.0
+    for _ in range(2):
+        assert await proxy.read("key") == 1
+    assert proxy.stats().guard == "closed"
+
+
+async def test_a_driver_that_cancels_its_own_call_cancels_no_read() -> None:
+    """A driver that cancels what waits for a lost connection has failed: Old serves the read."""
+
+    class Cancelling(Replies):
+        async def read(self, _: str) -> int | None:
+            lost: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_soon(lost.cancel)
+            return await lost
+
+    proxy: AsyncProxy[str, int] = AsyncProxy(TrafficGate(1.0), Replies(), Cancelling(), guard=Guard(min_calls=2))
+    for _ in range(2):
+        assert await proxy.read("key") == 1
+    assert proxy.stats().operations == {("read", "new_failed"): 2}
+    assert proxy.stats().guard == "open"

@@ -160,7 +160,7 @@ class AsyncStore(Generic[K, V]):
             self._ended(name, time.perf_counter() - started, failed)
 
 
-def _nobody(_: bool) -> None:
+def _nobody(_: bool | None) -> None:
     """Whom it does not concern that a call has ended."""
 
 

@@ -55,7 +55,7 @@ class Background(Migration[K, V]):
         self._marking = Errand(
             self.mark_unmarked, lambda: bool(self._unmarked) and not self._closed, _MARK_SECONDS
         )
-        # A probe waits for no copy or comparison, which a stalled store can hold for as long as its driver lets it.
+        # A probe waits for no copy or comparison: a stalled store holds them for as long as its driver lets it.
         self._probing = Errand(self._probe, lambda: self._probe_with is not None, _CHORES_SECONDS)
         self._chores = Errand(self._do_chores, self._has_chores, _CHORES_SECONDS)
 

@@ -161,7 +161,7 @@ class Store(Generic[K, V]):
             self._ended(name, time.perf_counter() - started, failed)
 
 
-def _nobody(_: bool) -> None:
+def _nobody(_: bool | None) -> None:
     """Whom it does not concern that a call has ended."""
 
 
