@@ -43,7 +43,8 @@ class Guard:
     max_slow_share: float = 0.8
     """New is left alone when this share of the window's calls, or more, were slow."""
     slow_call_seconds: float = 0.5
-    """A call that takes this long or longer is slow. One that goes over its budget always is."""
+    """A call that takes this long or longer is slow. One that goes over its budget always is. Let it be less than
+    callers wait for an operation: what they cancel sooner says nothing of New."""
     budget_seconds: float = 1.0
     """The time for one call to New. Asyncio: enforced. Blocking: a call in flight for longer cannot be stopped, so
     it counts as hanging, and at that moment as one that raised and was slow, however it ends."""
@@ -181,12 +182,13 @@ class CircuitBreaker:
             raise GuardOpen(why)
         return call
 
-    def end(self, call: int, failed: bool) -> None:
+    def end(self, call: int, failed: bool | None) -> None:
         """The call is over. Ignored where its number is not that of a call in flight.
 
         Args:
             call: what `begin` returned.
-            failed: New raised. False for a call that its own caller cancelled, which is none of New's doing.
+            failed: New raised. None for a call that its own caller cancelled: nobody knows how it would have
+                ended, so it counts only if it was slow by then.
         """
         with self._lock:
             now = self._clock()
@@ -195,9 +197,11 @@ class CircuitBreaker:
             began = self._running.pop(call, None)
             if began is not None and call >= self._first_call:  # hence nothing above has changed the state
                 window = self._window
-                window.add(now, failed=failed, slow=now - began >= self._guard.slow_call_seconds)
-                if window.failures or window.slow_calls or self._state == "half_open":
-                    change = self._decide(now) or change
+                slow = now - began >= self._guard.slow_call_seconds
+                if slow or failed is not None:
+                    window.add(now, failed=bool(failed), slow=slow)
+                    if window.failures or window.slow_calls or self._state == "half_open":
+                        change = self._decide(now) or change
         if change is not None:
             self._report(change)
 
@@ -217,13 +221,18 @@ class CircuitBreaker:
         self._tell(change)
         return due
 
-    def probed(self, *, succeeded: bool) -> None:
-        """The probe is over: let calls try New, or leave it alone for longer. Ignored where no probe is on."""
+    def probed(self, *, succeeded: bool | None) -> None:
+        """The probe is over: let calls try New, or leave it alone for longer. Ignored where no probe is on.
+
+        None: it was not made, or not to its end, so the next caller who asks is told to.
+        """
         with self._lock:
             now = self._clock()
             change = self._notice_hanging(now)
             if self._probing:
-                if not succeeded:
+                if succeeded is None:
+                    self._probing = False
+                elif not succeeded:
                     change = self._enter("open", "probe_failed", now)
                 elif len(self._hanging) >= self._guard.max_hanging_calls:
                     change = self._enter("open", "hanging_calls", now)
@@ -288,7 +297,7 @@ class CircuitBreaker:
         overdue: list[int] = []
         self._look_at = math.inf  # until the next call begins
         for call, began in self._running.items():
-            if now - began <= self.budget_seconds:
+            if now <= began + self.budget_seconds:
                 self._look_at = began + self.budget_seconds
                 break
             overdue.append(call)

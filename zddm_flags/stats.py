@@ -20,7 +20,8 @@ class ProxyStats:
     """Keys by operation (`read`, `write`, `delete`) and path (`old`, `new_hit`, `copied`, ...).
 
     Also by `copy`, in the background, and path; and by `compare` and verdict: `equal`, `different`, `unsure` (the
-    key was being written, or New or the ledger could not be asked) and `failed` (the comparison raised).
+    key was being written, or New or the ledger could not be asked), `failed` (the comparison raised) and
+    `old_failed`.
     """
     calls: Mapping[tuple[str, str], int]
     """Keys that a store was asked for, by store (`old`, `new`) and operation."""

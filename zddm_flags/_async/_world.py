@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import Context
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from zddm_flags.ledger import AsyncInMemoryLedger as DefaultLedger
@@ -28,14 +29,17 @@ def check_adapter(role: str, adapter: object) -> None:
     )
 
 
-async def bounded(seconds: float | None, ended: Callable[[bool], object], call: Calls[T], *arguments: Any) -> T:
+async def bounded(
+    seconds: float | None, ended: Callable[[bool | None], object], call: Calls[T], *arguments: Any
+) -> T:
     """Await `call(*arguments)` for at most so long; None: without a limit.
 
     A call that takes longer is cancelled and left to itself, for a driver may take its time over a cancellation.
-    It may still take effect. `ended` is told when it really ends, and whether it raised; a cancelled one did not.
+    It may still take effect. `ended` is told when it really ends, and whether it raised; None: it was cancelled.
 
     Raises:
         TimeoutError: the time is over.
+        ConnectionAbortedError: the call was cancelled, and not by its caller; only where it is bounded.
 
     And what the call raises.
     """
@@ -43,7 +47,7 @@ async def bounded(seconds: float | None, ended: Callable[[bool], object], call: 
         try:
             result = await call(*arguments)
         except BaseException as error:
-            ended(isinstance(error, Exception))
+            ended(isinstance(error, Exception) or None)
             raise
         ended(False)
         return result
@@ -52,7 +56,7 @@ async def bounded(seconds: float | None, ended: Callable[[bool], object], call: 
         return await call(*arguments)
 
     task = asyncio.ensure_future(made())
-    task.add_done_callback(lambda task: ended(not task.cancelled() and task.exception() is not None))
+    task.add_done_callback(partial(_over, ended))
     give_up_at = asyncio.get_running_loop().time() + seconds
     try:
         await asyncio.wait((task,), timeout=seconds)
@@ -64,7 +68,17 @@ async def bounded(seconds: float | None, ended: Callable[[bool], object], call: 
     if not task.done():
         _leave(task)
         raise TimeoutError("the call to the store took longer than the guard allows, and may still take effect")
+    if task.cancelled():  # as some drivers do to what waits for a connection that was lost
+        raise ConnectionAbortedError("the call to the store was cancelled, and not by its caller")
     return task.result()
+
+
+def _over(ended: Callable[[bool | None], object], task: asyncio.Future[Any]) -> None:
+    """Tell `ended` how a call of a task of its own has ended."""
+    if task.cancelled():
+        ended(None if task in _tasks else True)
+    else:
+        ended(task.exception() is not None)
 
 
 def _leave(task: asyncio.Future[Any]) -> None:

@@ -50,7 +50,7 @@ class AsyncMigration(Generic[K, V]):
     """One process's part in a migration: its stores, its ledger, and the steps between them. See `AsyncProxy`."""
 
     _marking: AsyncErrand  # marks the keys that the ledger does not know of
-    _chores: AsyncErrand  # probes New, copies and compares
+    _probing: AsyncErrand  # tries a New again that the guard gave up
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class AsyncMigration(Generic[K, V]):
         if breaker.probe_due():
             self._probe_with = (key,)
         if self._probe_with is not None:
-            self._chores.start()
+            self._probing.start()
         return True
 
     def _new_takes_reads(self) -> bool:

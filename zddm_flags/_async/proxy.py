@@ -533,6 +533,7 @@ class AsyncProxy(AsyncBackground[K, V]):
         renewed = (
             self._unmarked,
             self._marking,
+            self._probing,
             self._chores,
             self._to_copy,
             self._copy_pace,

@@ -28,8 +28,8 @@ def check_adapter(role: str, adapter: object) -> None:
     )
 
 
-def bounded(seconds: float | None, ended: Callable[[bool], object], call: Calls[T], *arguments: Any) -> T:
-    """Call `call(*arguments)`, and tell `ended` whether it raised.
+def bounded(seconds: float | None, ended: Callable[[bool | None], object], call: Calls[T], *arguments: Any) -> T:
+    """Call `call(*arguments)`, and tell `ended` whether it raised; None: what ended it was not the store.
 
     A thread that waits for a driver cannot be freed: only the driver's own time-outs bound the call. `seconds` is
     what the asyncio side bounds it by.
@@ -38,7 +38,7 @@ def bounded(seconds: float | None, ended: Callable[[bool], object], call: Calls[
     try:
         result = call(*arguments)
     except BaseException as error:
-        ended(isinstance(error, Exception))
+        ended(isinstance(error, Exception) or None)
         raise
     ended(False)
     return result

@@ -54,10 +54,12 @@ class Background(Migration[K, V]):
         self._marking = Errand(
             self.mark_unmarked, lambda: bool(self._unmarked) and not self._closed, _MARK_SECONDS
         )
-        self._chores = Errand(self.do_background_work, self._has_chores, _CHORES_SECONDS)
+        # A probe waits for no copy or comparison: a stalled store holds them for as long as its driver lets it.
+        self._probing = Errand(self._probe, lambda: self._probe_with is not None, _CHORES_SECONDS)
+        self._chores = Errand(self._do_chores, self._has_chores, _CHORES_SECONDS)
 
     def _has_chores(self) -> bool:
-        return self._probe_with is not None or bool(self._to_copy) or bool(self._to_compare)
+        return bool(self._to_copy) or bool(self._to_compare)
 
     def do_background_work(self) -> int:
         """Try a New again that the guard gave up, and copy and compare keys that wait for that: one round of each.
@@ -65,7 +67,11 @@ class Background(Migration[K, V]):
         Happens by itself, twenty times a second, while there is some of it. Never raises. Returns how many keys
         were found to differ.
         """
-        self._probe()
+        if not self._probing.alive:  # else the probe is being made, or will be
+            self._probe()
+        return self._do_chores()
+
+    def _do_chores(self) -> int:
         self._copy_some()
         return self._compare_some()
 
@@ -73,19 +79,23 @@ class Background(Migration[K, V]):
 
     def _probe(self) -> None:
         """Read New once, for nobody, to see whether it can be used again."""
-        with_key, self._probe_with = self._probe_with, None
-        if with_key is None or self._breaker is None:
+        asked = self._probe_with
+        if asked is None or self._breaker is None:
             return
+        succeeded: bool | None = None  # what is not made, or not to its end, says nothing of New
         try:
-            self._new.probe(with_key[0])
+            if self._new_takes_reads():  # a kill may have come since the probe was asked for
+                self._new.probe(asked[0])
+                succeeded = True
         except Exception as error:
             self._new_failed("probe", error)
-            self._breaker.probed(succeeded=False)
-        except BaseException:
-            self._breaker.probed(succeeded=False)
-            raise
-        else:
-            self._breaker.probed(succeeded=True)
+            succeeded = False
+        finally:
+            # Not forgotten before it is over: one that ends with its event loop is made by the next errand. Nor
+            # after the breaker is told, which may ask for another one at once.
+            if self._probe_with is asked:
+                self._probe_with = None
+            self._breaker.probed(succeeded=succeeded)
 
     # -- copies -----------------------------------------------------------------------------------------------
 
@@ -143,7 +153,11 @@ class Background(Migration[K, V]):
             try:
                 with self._telemetry.operation("copy", batch=True) as operation:
                     operation.batched(len(wanted), self._gate.rate)
-                    self._read_old_and_copy(wanted, (), (), operation)
+                    try:
+                        self._read_old_and_copy(wanted, (), (), operation)
+                    except Exception:  # Old's
+                        operation.count("old_failed", len(wanted))
+                        raise
             except Exception as error:
                 self._telemetry.report_limited("copy_failed", error=type(error).__name__)
                 self._drop(len(wanted))
@@ -183,13 +197,10 @@ class Background(Migration[K, V]):
         try:
             with self._telemetry.operation("compare", batch=True) as operation:
                 operation.batched(len(wanted), self._gate.rate)
-                found: Mapping[Verdict, int]
                 try:
                     found = self._compare(wanted)
-                except (DeadlinePassed, GuardOpen):
-                    found = {"unsure": len(wanted)}  # New must not be asked any more
-                except Exception:
-                    operation.count("unsure", len(wanted))
+                except Exception:  # Old's
+                    operation.count("old_failed", len(wanted))
                     raise
                 for verdict, keys in found.items():
                     operation.count(verdict, keys)
@@ -212,12 +223,16 @@ class Background(Migration[K, V]):
         granted = [each for each in wanted if each.name in grant.granted]
         fresh = [each for each in granted if each.name not in grant.stale]
         try:
-            differing, failed = self._read_and_compare(fresh) if fresh else ([], 0)
+            compared = self._read_and_compare(fresh) if fresh else None
         except GeneratorExit:
             raise
         except BaseException:
             self._withdraw(granted, token)  # nothing was written
             raise
+        if compared is None:
+            self._withdraw(granted, token)
+            return {"unsure": len(wanted)}
+        differing, failed = compared
         names = {each.name for each in differing}
         self._withdraw([each for each in granted if each.name not in names], token)
         certain = self._those_alone(differing, token)
@@ -227,14 +242,20 @@ class Background(Migration[K, V]):
         equal = len(fresh) - len(differing) - failed
         return {"equal": equal, "different": len(certain), "unsure": unsure, "failed": failed}
 
-    def _read_and_compare(self, located: Sequence[Located[K]]) -> tuple[list[Located[K]], int]:
-        """The keys whose values differ, and how many could not be compared. Raises what the stores raise."""
+    def _read_and_compare(self, located: Sequence[Located[K]]) -> tuple[list[Located[K]], int] | None:
+        """The keys whose values differ, and how many could not be compared. None: New could not be asked."""
         shadow = self._settings.shadow
         if shadow is None:
-            return [], len(located)
+            return None
         held = self._read_old(located)
         permit = self._deadline().only_while(self._new_takes_reads)
-        served = self._new.read_many([each.key for each in located], permit)
+        try:
+            served = self._new.read_many([each.key for each in located], permit)
+        except (DeadlinePassed, GuardOpen):
+            return None
+        except Exception as error:
+            self._new_failed("read", error)
+            return None
         differing: list[Located[K]] = []
         failed = 0
         for each in located:

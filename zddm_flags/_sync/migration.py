@@ -51,7 +51,7 @@ class Migration(Generic[K, V]):
     """One process's part in a migration: its stores, its ledger, and the steps between them. See `Proxy`."""
 
     _marking: Errand  # marks the keys that the ledger does not know of
-    _chores: Errand  # probes New, copies and compares
+    _probing: Errand  # tries a New again that the guard gave up
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class Migration(Generic[K, V]):
         if breaker.probe_due():
             self._probe_with = (key,)
         if self._probe_with is not None:
-            self._chores.start()
+            self._probing.start()
         return True
 
     def _new_takes_reads(self) -> bool:

@@ -528,6 +528,7 @@ class Proxy(Background[K, V]):
         renewed = (
             self._unmarked,
             self._marking,
+            self._probing,
             self._chores,
             self._to_copy,
             self._copy_pace,
