@@ -197,7 +197,8 @@ class CircuitBreaker:
     def probe_due(self) -> bool:
         """Whether New is to be probed now: True for one caller each time that it opens.
 
-        The caller has New read in the background and then calls `probed`, come what may: it stays open until then.
+        The caller has New read in the background and then calls `probed`, or `probe_not_made`, come what may: it
+        stays open until then.
         """
         with self._lock:
             now = self._clock()
@@ -221,6 +222,11 @@ class CircuitBreaker:
                 else:
                     change = self._enter("half_open", "probed", now)
         self._tell(change)
+
+    def probe_not_made(self) -> None:
+        """The probe that was due was not made: it is due as before."""
+        with self._lock:
+            self._probing = False
 
     def after_fork(self) -> None:
         """In the child of a fork: what is in flight is the parent's, and its threads are gone in mid-count."""

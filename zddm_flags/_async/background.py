@@ -76,6 +76,9 @@ class AsyncBackground(AsyncMigration[K, V]):
         with_key, self._probe_with = self._probe_with, None
         if with_key is None or self._breaker is None:
             return
+        if not self._new_takes_writes():  # a kill came meanwhile
+            self._breaker.probe_not_made()
+            return
         try:
             await self._new.probe(with_key[0])
         except Exception as error:

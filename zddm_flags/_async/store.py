@@ -94,6 +94,8 @@ class AsyncStore(Generic[K, V]):
     async def read_many(self, keys: Sequence[K], deadline: Deadline | None = None) -> Mapping[K, V]:
         """The values of `keys`; absent ones are left out. Raises DeadlinePassed where one is given and passes."""
         if len(keys) > 1 and self._read_many is not None:
+            if deadline is not None:
+                deadline.check()
             return await self._call("read", len(keys), self._read_many.read_many, keys)
         found: dict[K, V] = {}
         for key in keys:

@@ -95,6 +95,8 @@ class Store(Generic[K, V]):
     def read_many(self, keys: Sequence[K], deadline: Deadline | None = None) -> Mapping[K, V]:
         """The values of `keys`; absent ones are left out. Raises DeadlinePassed where one is given and passes."""
         if len(keys) > 1 and self._read_many is not None:
+            if deadline is not None:
+                deadline.check()
             return self._call("read", len(keys), self._read_many.read_many, keys)
         found: dict[K, V] = {}
         for key in keys:
