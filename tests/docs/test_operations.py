@@ -334,10 +334,13 @@ def first_opening(threads, seconds, guard):
 
 
 def test_guards_of_few_threads():
-    """The default guard never opens with up to 3 threads and calls of 3 s; with max_hanging_calls=1 it does."""
+    """The default guard never opens with up to 3 threads and calls of 3 s; with the page's numbers it always does."""
     assert [first_opening(threads, 3.0, Guard()) for threads in (1, 2, 3)] == [None] * 3
     assert first_opening(4, 3.0, Guard()) == "hanging_calls"
-    assert [first_opening(n, 3.0, Guard(max_hanging_calls=1)) for n in (1, 2, 3)] == ["hanging_calls"] * 3
+    few = Guard(max_hanging_calls=1, min_calls=5)
+    assert [first_opening(threads, 3.0, few) for threads in (1, 2, 3)] == ["hanging_calls"] * 3
+    assert [first_opening(1, seconds, few) for seconds in (0.1, 0.5, 0.9)] == ["failures"] * 3
+    assert first_opening(1, 0.9, Guard(max_hanging_calls=1)) is None
     assert first_opening(1, 0.4, Guard()) == "failures"  # 20 calls in 10 s at least
 
 
@@ -411,27 +414,35 @@ def test_after_a_kill_the_guard_stays_as_it_was():
 
 
 class Remote:
-    """An asyncio store in another process, of which some keys are never answered."""
+    """An asyncio store in another process that never answers for some keys, and is slow to give up on a call."""
 
     async def read(self, key):
-        await asyncio.sleep(60 if key.startswith("never") else 0)
+        if key.startswith("never"):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.5)
         return 1
 
     async def write(self, key, value):
         raise NotImplementedError
 
 
-async def test_calls_cut_off_together_open_the_guard():
-    """In asyncio max_hanging_calls calls that are cut off in one moment are enough."""
-    guard = Guard(budget_seconds=0.1, slow_call_seconds=0.05)
+async def test_calls_that_are_cut_off_hang_until_the_driver_is_done():
+    """In asyncio callers go on after the budget; the calls hang until they end, and enough of them open the guard."""
+    guard = Guard(budget_seconds=0.2, slow_call_seconds=0.1)
     with capture_logs() as events:
-        proxy = AsyncProxy(TrafficGate(1.0), AsyncInMemoryAdapter(), Remote(), guard=guard)
+        proxy = AsyncProxy(TrafficGate(1.0), AsyncInMemoryAdapter({"never 1": 5}), Remote(), guard=guard)
         for _ in range(200):
             await proxy.read("k")
-        await asyncio.gather(*(proxy.read(f"never {number}") for number in range(4)))
+        began = time.monotonic()
+        values = await asyncio.gather(*(proxy.read(f"never {number}") for number in range(4)))
+        assert values == [None, 5, None, None]
+        assert time.monotonic() - began < 0.5
         assert proxy.stats().operations["read", "new_failed"] == 4
         await proxy.read("k")
-    [opened] = [event for event in events if event["event"] == "guard_opened"]
+        await asyncio.sleep(0.6)
+    opened = next(event for event in events if event["event"] == "guard_opened")
     assert (opened["reason"], opened["failures"], opened["calls"]) == ("hanging_calls", 4, 204)
 
 
@@ -452,30 +463,52 @@ async def test_a_store_in_this_process_is_not_cut_off():
     assert proxy.stats().operations == {("read", "new_hit"): 1}
 
 
-def seconds_of_outage(*, failed, seconds):
-    """How long after New goes bad, at 100 calls/s, the default guard opens and a guardrail of 5 % is crossed."""
+def seconds_of_outage(guardrail, *, failed=False, slow=False):
+    """How long after New goes bad, at 20 calls/s of 10 ms, the default guard opens and a guardrail is crossed."""
     clock, opened, crossed = Clock(), [], []
     guard = Guard()
     breaker = CircuitBreaker(
         guard, budget_seconds=guard.budget_seconds, clock=clock, report=lambda _: opened.append(clock.now)
     )
-    watch = GuardrailWatch(Guardrail(max_error_share=0.05), clock)
-    for number in range(8000):
-        bad = number >= 6000
-        clock.now = number / 100
+    watch = GuardrailWatch(guardrail, clock)
+    goes_bad = guardrail.window_seconds * 2
+
+    def call_new(bad):
+        seconds = 0.6 if bad and slow else 0.01
+        return watch.called("new", "read", seconds, failed=bad and failed)
+
+    for number in range(int(goes_bad * 2 * 20)):
+        clock.now = number / 20
+        bad = clock.now >= goes_bad
+        found = watch.called("old", "read", 0.01, failed=False)
         with contextlib.suppress(GuardOpen):
             call = breaker.begin()
-            clock.now += seconds if bad else 0.001
+            breaker._running[call] -= 0.6 if bad and slow else 0.01  # so long ago it began
             breaker.end(call, failed=bad and failed)
-        if watch.called("new", "read", 0.001, failed=bad and failed) is not None:
+            found = found or call_new(bad)
+        if breaker.probe_due():
+            found = found or call_new(bad)
+            breaker.probed(succeeded=not failed)
+        if found is not None:
             crossed.append(clock.now)
-    return [moments[0] - 60 if moments else None for moments in (opened, crossed)]
+    return [moments[0] - goes_bad if moments else None for moments in (opened, crossed)]
 
 
 def test_how_soon_an_outage_is_seen():
-    """A guard opens after 5 s of failures or 8 s of slow calls; a guardrail of 5 % is crossed after 3 s."""
-    assert seconds_of_outage(failed=True, seconds=0.001) == [pytest.approx(5, abs=1), pytest.approx(3, abs=0.5)]
-    assert seconds_of_outage(failed=False, seconds=0.6) == [pytest.approx(8, abs=1.6), None]
+    """The guard opens after 5 s of failures or 8 s of slow calls, a guardrail of a minute is crossed before, and
+    one of ten minutes after 8 minutes.
+    """
+    errors, ratio = {"max_error_share": 0.05}, {"max_latency_ratio": 4.0}
+    assert seconds_of_outage(Guardrail(**errors), failed=True) == [
+        pytest.approx(5, abs=1),
+        pytest.approx(3, abs=0.5),
+    ]
+    assert seconds_of_outage(Guardrail(**ratio), slow=True) == [
+        pytest.approx(8, abs=1),
+        pytest.approx(5.5, abs=2.5),
+    ]
+    after = seconds_of_outage(Guardrail(**errors, window_seconds=600), failed=True)
+    assert after == [pytest.approx(5, abs=1), pytest.approx(8 * 60, abs=40)]
 
 
 def test_a_guardrail_comes_back_by_enable_alone():
@@ -601,3 +634,20 @@ def test_default_waits():
     assert proxy._settings.reap_age == pytest.approx(34)
     assert proxy._settings.max_call_seconds == 10
     assert "Wait 34 s: 1.1 x" in TEXT
+
+
+def test_the_table_of_time_outs_is_what_the_programs_set(settings):
+    """Each number of the table of time-outs for New is in the page's settings."""
+    table = {(row[0], row[1]): row[3] for row in rows("### Time-outs for New")[1:]}
+    new, mysql, redis = (settings[f"bounded_new{name}"] for name in ("", "_mysql", "_redis"))
+    assert table["SQLAlchemy", "`pool_timeout`"] == f"{new['pool_timeout']} s" == f"{mysql['pool_timeout']} s"
+    postgresql = new["connect_args"]
+    assert table["psycopg", "`connect_timeout`"] == f"{postgresql['connect_timeout']} s"
+    assert ("psycopg", f"`options={postgresql['options']}`") in table
+    gone = postgresql["keepalives_idle"] + postgresql["keepalives_interval"] * postgresql["keepalives_count"]
+    shown = f"{postgresql['tcp_user_timeout'] // 1000} s; {gone} s"
+    assert table["psycopg", "`tcp_user_timeout`, `keepalives_*`"] == shown
+    for name in ("connect_timeout", "write_timeout", "read_timeout"):
+        assert table["PyMySQL", f"`{name}`"] == f"{mysql['connect_args'][name]} s"
+    for name in ("socket_connect_timeout", "socket_timeout"):
+        assert table["redis-py", f"`{name}`"] == f"{redis[name]} s"
