@@ -334,7 +334,7 @@ def first_opening(threads, seconds, guard):
 
 
 def test_guards_of_few_threads():
-    """The default guard never opens with up to 3 threads and calls of 3 s; with the page's numbers it always does."""
+    """The default guard never opens with up to 3 threads and calls of 3 s; with the page's numbers it does."""
     assert [first_opening(threads, 3.0, Guard()) for threads in (1, 2, 3)] == [None] * 3
     assert first_opening(4, 3.0, Guard()) == "hanging_calls"
     few = Guard(max_hanging_calls=1, min_calls=5)
@@ -421,7 +421,7 @@ class Remote:
             try:
                 await asyncio.Event().wait()
             finally:
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(1)
         return 1
 
     async def write(self, key, value):
@@ -429,7 +429,7 @@ class Remote:
 
 
 async def test_calls_that_are_cut_off_hang_until_the_driver_is_done():
-    """In asyncio callers go on after the budget; the calls hang until they end, and enough of them open the guard."""
+    """In asyncio callers go on after the budget; the calls hang until they end, and so many open the guard."""
     guard = Guard(budget_seconds=0.2, slow_call_seconds=0.1)
     with capture_logs() as events:
         proxy = AsyncProxy(TrafficGate(1.0), AsyncInMemoryAdapter({"never 1": 5}), Remote(), guard=guard)
@@ -438,10 +438,10 @@ async def test_calls_that_are_cut_off_hang_until_the_driver_is_done():
         began = time.monotonic()
         values = await asyncio.gather(*(proxy.read(f"never {number}") for number in range(4)))
         assert values == [None, 5, None, None]
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 1
         assert proxy.stats().operations["read", "new_failed"] == 4
         await proxy.read("k")
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(1.1)
     opened = next(event for event in events if event["event"] == "guard_opened")
     assert (opened["reason"], opened["failures"], opened["calls"]) == ("hanging_calls", 4, 204)
 
@@ -498,16 +498,11 @@ def test_how_soon_an_outage_is_seen():
     """The guard opens after 5 s of failures or 8 s of slow calls, a guardrail of a minute is crossed before, and
     one of ten minutes after 8 minutes.
     """
-    errors, ratio = {"max_error_share": 0.05}, {"max_latency_ratio": 4.0}
-    assert seconds_of_outage(Guardrail(**errors), failed=True) == [
-        pytest.approx(5, abs=1),
-        pytest.approx(3, abs=0.5),
-    ]
-    assert seconds_of_outage(Guardrail(**ratio), slow=True) == [
-        pytest.approx(8, abs=1),
-        pytest.approx(5.5, abs=2.5),
-    ]
-    after = seconds_of_outage(Guardrail(**errors, window_seconds=600), failed=True)
+    after = seconds_of_outage(Guardrail(max_error_share=0.05), failed=True)
+    assert after == [pytest.approx(5, abs=1), pytest.approx(3, abs=0.5)]
+    after = seconds_of_outage(Guardrail(max_latency_ratio=4.0), slow=True)
+    assert after == [pytest.approx(8, abs=1), pytest.approx(5.5, abs=2.5)]
+    after = seconds_of_outage(Guardrail(max_error_share=0.05, window_seconds=600), failed=True)
     assert after == [pytest.approx(5, abs=1), pytest.approx(8 * 60, abs=40)]
 
 
