@@ -24,21 +24,26 @@ CopyMode = Literal["inline", "background", "off"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copies:
-    """How a read that found a key in Old alone brings it into New.
+    """How a read brings a key into New that New lacks, or holds a stale value of.
 
     Args:
         mode: `"inline"`: before the read returns. `"background"`: the read returns at once, and the key is copied
-            a moment later, together with others, by one worker; Old is then read twice for it. `"off"`: not at
-            all; New then gets only what is written, and a stale key stays so until its next write.
+            a moment later, together with others, by one worker (a thread, or a task of the event loop); Old is
+            then read twice for it. `"off"`: not at all; New then gets only what is written, and a stale key stays
+            so until its next write.
         per_second: keys copied in a second at most, in this process; above 0. What an inline read may not copy it
             leaves; what waits in the background waits longer. None: no limit.
         max_keys: keys that may wait in the background, from 1. Beyond them a key is dropped, and counted; its next
             read asks again.
-        max_bytes: the same for the size of their values, estimated as they were read; from 1.
-        size_of: value -> bytes, where the estimate is not good enough.
+        max_bytes: the same for the size of their values as they were when they were read, estimated; from 1. The
+            values themselves are not kept: they are read again.
+        size_of: value -> bytes, where the estimate is not good enough: the length of a text or of bytes, else
+            `sys.getsizeof` of the value and of what it holds, one level deep.
         on_close: what `close()` does with the keys that wait: `"finish"` copies them, as far as `per_second` and
             `close_seconds` allow; `"drop"` drops them.
         close_seconds: how long `close()` may take over them; from 0.
+
+    All but `mode` and `per_second` are for the background alone.
 
     Raises:
         ValueError: an argument is out of range.
@@ -68,13 +73,13 @@ class Copies:
 class Shadow:
     """Compare, in the background, a share of what New served with what Old holds.
 
-    A difference is reported only where it is certain: nothing wrote the key while both stores were read. While a
+    A difference is reported only where it is certain: no proxy wrote the key while both stores were read. While a
     key is compared it is dirty, as if it were copied: readers get it from Old, and a write that overlaps leaves it
-    stale. Differing keys are counted, logged by their hashes, and marked stale, so that the next read makes them
-    right.
+    stale. Differing keys are counted, logged by their hashes (`keys_differ`), and marked stale, so that they are
+    read from Old, and made right by the next copy or write. A key that New lacks is no difference.
 
     Args:
-        share: of the reads that New served, from above 0 to 1.
+        share: how many of the keys that New serves are compared: above 0, to 1.
         equal: (Old's value, New's value) -> whether they are equal. What it raises is counted and logged, and
             reaches nobody.
         per_second: keys compared in a second at most, in this process; above 0. None: no limit.

@@ -31,6 +31,9 @@ Reason: TypeAlias = Literal[
 class Guard:
     """When to stop calling New, and when to try it again. Immutable, so safe to share.
 
+    Each proxy judges by its own calls to New. A batch is one call where the adapter has `read_many`, `write_many`
+    and `delete_many`, else each of its keys is. docs/operations.md says how to choose the numbers.
+
     Each share is above 0, to 1; each number of seconds is finite and above 0; each number of calls is from 1.
 
     Raises:
@@ -39,30 +42,36 @@ class Guard:
     """
 
     max_failure_share: float = 0.5
-    """New is left alone when this share of the window's calls, or more, raised."""
+    """New is not called any more when this share of the window's calls, or more, raised."""
     max_slow_share: float = 0.8
-    """New is left alone when this share of the window's calls, or more, were slow."""
+    """New is not called any more when this share of the window's calls, or more, were slow."""
     slow_call_seconds: float = 0.5
-    """A call that takes this long or longer is slow. One that goes over its budget always is. Let it be less than
+    """A call that takes this long or longer is slow; so is each one that goes over its budget. Let it be less than
     callers wait for an operation: what they cancel sooner says nothing of New."""
     budget_seconds: float = 1.0
-    """The time for one call to New. Asyncio: enforced. Blocking: a call in flight for longer cannot be stopped, so
-    it counts as hanging, and at that moment as one that raised and was slow, however it ends."""
+    """The time for one call to New; the proxy's `max_call_seconds` where that is less. A call in flight for longer
+    hangs, and counts as one that raised and was slow, however it ends. Asyncio, where New is in another process
+    (`StoreInfo.remote`): its caller goes on with Old, and the call is cancelled; it hangs until the driver is done
+    with that. Blocking: it cannot be stopped, so its caller waits until the driver's own time-outs end it."""
     min_calls: int = 20
-    """A share counts once there are so many calls in the window."""
+    """Neither share counts while there are fewer calls in the window."""
     window_seconds: float = 10.0
-    """How long a call counts after its end, less up to a tenth."""
+    """How long a call counts after it ended: for 0.9 to 1.0 of this."""
     open_seconds: float = 1.0
-    """How long New is left alone the first time; doubled each time until the guard was closed for a window. Up to
-    a fifth less, at random, so that processes do not come back all at once."""
+    """How long New is not called the first time; twice as long each further time, until the guard was closed for
+    `window_seconds`. Up to a fifth less, at random, so that processes do not come back all at once. Then the next
+    operation that would call New has it read once, in the background: the probe."""
     max_open_seconds: float = 60.0
-    """The longest time for which New is left alone before it is probed; from `open_seconds`."""
+    """What the doubling of `open_seconds` ends at; not below it."""
     trial_calls: int = 3
-    """After a probe so many calls in a row, one at a time, must neither raise nor be slow."""
+    """After a probe that succeeded so many calls, one at a time, must neither raise nor be slow; all others skip
+    New meanwhile. Then New is called as before."""
     max_concurrent_calls: int = 64
-    """So many calls may be in flight, those that hang among them; any more skip New, and do not wait."""
+    """So many calls may be in flight, those that hang among them; any more skip New, and do not wait. In a
+    blocking program give less than the number of threads: then the others never wait for New."""
     max_hanging_calls: int = 4
-    """While so many calls hang, New is left alone. Above `max_concurrent_calls` it never comes to that."""
+    """While so many calls hang, New is not called. So many have to be in flight at once: give at most the
+    number of threads of a blocking program, and at most `max_concurrent_calls`."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

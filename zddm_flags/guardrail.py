@@ -30,11 +30,14 @@ _EDGES = tuple(1e-6 * 1.1**exponent for exponent in range(195))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guardrail:
-    """What of New is bad enough that its proxy disables itself. At least one threshold has to be given.
+    """What of New is bad enough that its proxy disables itself, until `enable()`. Give at least one threshold.
+
+    Each proxy judges by its own calls, over the last `window_seconds`: those that reached New, in the background
+    too. What its `Guard` refused counts nowhere.
 
     Args:
-        max_error_share: the share of the calls to New that raised, above which New is disabled. Above 0, to 1; at
-            exactly 1 it is never crossed, since no share is above it.
+        max_error_share: the share of the calls to New that raised, above which the proxy disables itself. Above 0,
+            to 1; at exactly 1 it is never crossed, since no share is above it.
         max_latency_ratio: how many times as long as Old New may take for the same operation, at
             `latency_percentile`. Above 0, finite. Known to within 10 %, so leave room for that.
         latency_percentile: which calls are compared, above 0 and below 1: with 0.95, the slowest 5 % may be slow.

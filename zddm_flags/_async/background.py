@@ -66,8 +66,7 @@ class AsyncBackground(AsyncMigration[K, V]):
         Happens by itself, twenty times a second, while there is some of it. Never raises. Returns how many keys
         were found to differ.
         """
-        if not self._probing.alive:  # else the probe is being made, or will be
-            await self._probe()
+        await self._probe()
         return await self._do_chores()
 
     async def _do_chores(self) -> int:
@@ -83,7 +82,7 @@ class AsyncBackground(AsyncMigration[K, V]):
             return
         succeeded: bool | None = None  # what is not made, or not to its end, says nothing of New
         try:
-            if self._new_takes_reads():  # a kill may have come since the probe was asked for
+            if self._new_takes_writes():  # a kill, of reads and writes, may have come since the probe was due
                 await self._new.probe(asked[0])
                 succeeded = True
         except Exception as error:

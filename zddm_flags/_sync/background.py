@@ -67,8 +67,7 @@ class Background(Migration[K, V]):
         Happens by itself, twenty times a second, while there is some of it. Never raises. Returns how many keys
         were found to differ.
         """
-        if not self._probing.alive:  # else the probe is being made, or will be
-            self._probe()
+        self._probe()
         return self._do_chores()
 
     def _do_chores(self) -> int:
@@ -84,7 +83,7 @@ class Background(Migration[K, V]):
             return
         succeeded: bool | None = None  # what is not made, or not to its end, says nothing of New
         try:
-            if self._new_takes_reads():  # a kill may have come since the probe was asked for
+            if self._new_takes_writes():  # a kill, of reads and writes, may have come since the probe was due
                 self._new.probe(asked[0])
                 succeeded = True
         except Exception as error:
