@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import time
@@ -69,11 +70,10 @@ def stubborn(
     """A driver that ignores a cancellation until it is done."""
 
     async def call() -> Any:
-        while not release.is_set():
-            try:
-                await release.wait()
-            except asyncio.CancelledError:
-                continue
+        give_up_at = time.monotonic() + 10  # so that a test which fails also ends
+        while not release.is_set() and time.monotonic() < give_up_at:
+            with contextlib.suppress(asyncio.CancelledError, TimeoutError):
+                await asyncio.wait_for(release.wait(), 10)
         return then() if then is not None else "done"
 
     return call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -581,11 +582,10 @@ def stubborn(release: asyncio.Event, reached: asyncio.Event | None = None) -> Ca
     async def wait() -> None:
         if reached is not None:
             reached.set()
-        while not release.is_set():
-            try:
-                await release.wait()
-            except asyncio.CancelledError:
-                continue
+        give_up_at = time.monotonic() + 10  # so that a test which fails also ends
+        while not release.is_set() and time.monotonic() < give_up_at:
+            with contextlib.suppress(asyncio.CancelledError, TimeoutError):
+                await asyncio.wait_for(release.wait(), 10)
 
     return wait
 
