@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +12,15 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.core.worlds import MANY, Hook, Migration, World
-from zddm_flags import Guard, StoreInfo
+from tests.core.worlds import MANY, Clock, Hook, Migration, World
+from zddm_flags import Guard, StoreInfo, Telemetry
 from zddm_flags.errors import NotApplied
 
 KEY = "k"
 GUARD = Guard(min_calls=2, open_seconds=1.0, max_open_seconds=8.0, trial_calls=2)
 IN_PROCESS = StoreInfo(remote=False)
+QUIET = Telemetry(log=False)
+BY_HAND = pytest.mark.usefixtures("by_hand")
 
 
 def start(world: World, **options: Any) -> Migration:
@@ -74,7 +77,7 @@ async def recovered(migration: Migration) -> None:
 # --- open
 
 
-@pytest.mark.usefixtures("by_hand")
+@BY_HAND
 async def test_reads_go_to_old_alone(world: World) -> None:
     """While the guard is open a read asks Old, and neither New nor the ledger; nothing is copied."""
     migration = await broken(world)
@@ -86,7 +89,7 @@ async def test_reads_go_to_old_alone(world: World) -> None:
     assert KEY not in migration.new.values
 
 
-@pytest.mark.usefixtures("by_hand")
+@BY_HAND
 @pytest.mark.parametrize("methods", [("read", "write", "delete"), MANY])
 async def test_batches_go_to_old_alone(world: World, methods: tuple[str, ...]) -> None:
     """While the guard is open no batch asks New anything, key by key or not; a write leaves its keys stale."""
@@ -104,7 +107,7 @@ async def test_batches_go_to_old_alone(world: World, methods: tuple[str, ...]) -
     assert migration.left == (0, 0)
 
 
-@pytest.mark.usefixtures("by_hand")
+@BY_HAND
 @pytest.mark.parametrize("operation", ["write", "delete"])
 async def test_changes_leave_their_keys_stale(world: World, operation: str) -> None:
     """A change while the guard is open goes to Old alone, and is served right once the guard is closed."""
@@ -123,7 +126,7 @@ async def test_changes_leave_their_keys_stale(world: World, operation: str) -> N
     assert migration.left == (0, 0)
 
 
-@pytest.mark.usefixtures("by_hand")
+@BY_HAND
 async def test_a_new_that_was_never_opened_stays_so(world: World) -> None:
     """While the guard is open New is not opened wider, so a key that it never held stays clean."""
     migration = world.migration(guard=GUARD)
@@ -134,7 +137,7 @@ async def test_a_new_that_was_never_opened_stays_so(world: World) -> None:
     assert migration.left == (0, 0)
 
 
-@pytest.mark.usefixtures("by_hand")
+@BY_HAND
 async def test_old_keeps_the_guard_closed(world: World) -> None:
     """An Old that fails says nothing of New."""
     migration = start(world)
@@ -146,7 +149,7 @@ async def test_old_keeps_the_guard_closed(world: World) -> None:
     assert migration.stats().guard == "closed"
 
 
-@pytest.mark.usefixtures("by_hand")
+@BY_HAND
 async def test_each_proxy_has_a_guard_of_its_own(world: World) -> None:
     """A guard that is open in one proxy keeps no other from New."""
     migration = await broken(world)
@@ -157,7 +160,7 @@ async def test_each_proxy_has_a_guard_of_its_own(world: World) -> None:
     assert (migration.stats().guard, other.stats().guard) == ("open", "closed")
 
 
-@pytest.mark.usefixtures("by_hand")
+@BY_HAND
 async def test_without_a_guard(world: World) -> None:
     """`guard=None` calls New however often it fails, and shows no state."""
     migration = start(world, guard=None)
@@ -193,7 +196,7 @@ def opening(migration: Migration) -> Hook:
     return open_it
 
 
-@pytest.mark.usefixtures("by_hand")
+@BY_HAND
 async def test_it_opens_while_the_ledger_is_asked(world: World) -> None:
     """A guard that opens after the ledger was asked keeps the read from New."""
     migration = start(world)
@@ -203,7 +206,7 @@ async def test_it_opens_while_the_ledger_is_asked(world: World) -> None:
     assert migration.stats().operations == {("read", "new_failed"): 2, ("read", "guard_open"): 1}
 
 
-@pytest.mark.usefixtures("by_hand")
+@BY_HAND
 @pytest.mark.parametrize("opened", [True, False])
 async def test_it_opens_while_old_is_read_for_a_copy(world: World, opened: bool) -> None:
     """A guard that opens before a copy reaches New keeps it from there, and no token is left."""
@@ -221,7 +224,7 @@ async def test_it_opens_while_old_is_read_for_a_copy(world: World, opened: bool)
     assert migration.left == (0, 0)
 
 
-@pytest.mark.usefixtures("by_hand")
+@BY_HAND
 async def test_it_opens_while_old_is_written(world: World) -> None:
     """A guard that opens between the two writes keeps the second from New, and the key is stale at once."""
     migration = start(world)
@@ -233,7 +236,7 @@ async def test_it_opens_while_old_is_written(world: World) -> None:
     assert await migration.read(KEY) == "v2"
 
 
-@pytest.mark.usefixtures("by_hand")
+@BY_HAND
 @pytest.mark.parametrize("operation", ["write_many", "read_many", "copy"])
 async def test_a_batch_key_by_key_stops(world: World, operation: str) -> None:
     """A guard that opens in the middle of a batch that goes key by key stops it there, and leaves no token."""
@@ -267,10 +270,72 @@ async def test_a_batch_key_by_key_stops(world: World, operation: str) -> None:
     assert {key: migration.new.values[key] for key in keys} == values
 
 
+class JumpingClock(Clock):
+    """A clock that jumps by a second when it is asked, after as many times as a test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jump_in = 0
+
+    def __call__(self) -> float:
+        self.jump_in -= 1
+        if self.jump_in == 0:
+            self.advance(1)
+        return super().__call__()
+
+
+@BY_HAND
+@pytest.mark.parametrize("operation", ["read", "read_many", "write", "write_many", "copy"])
+@pytest.mark.parametrize("asked", range(1, 12))
+async def test_it_opens_at_any_moment(world: World, operation: str, asked: int) -> None:
+    """Whenever a hanging call is noticed, New is not called from then on, and nothing is left pending."""
+    clock = JumpingClock()
+    guard = Guard(budget_seconds=0.5, max_hanging_calls=1)
+    migration = start(
+        world, new_info=IN_PROCESS, guard=guard, clock=clock, old_methods=MANY, new_methods=MANY, telemetry=QUIET
+    )
+    if operation == "copy":
+        del migration.new.values["k1"]
+    reached, release = world.event(), world.event()
+
+    async def hold() -> None:
+        reached.set()
+        await release.wait()
+
+    migration.new.before["read"] = hold
+    with ThreadPoolExecutor(1) as pool:
+        hanging = world.spawn(migration.read(KEY), pool)
+        await world.until(lambda: reached.is_set)
+        before = dict(migration.stats().operations)
+        migration.calls()
+        clock.jump_in = asked
+        match operation:
+            case "read" | "copy":
+                assert await migration.read("k1") == "v1"
+            case "read_many":
+                assert await migration.read_many(["k1", "k2"]) == {"k1": "v1", "k2": "v1"}
+            case "write":
+                await migration.write("k1", "v2")
+            case _:
+                await migration.write_many({"k1": "v2", "k2": "v2"})
+        clock.jump_in = 0
+        method = {"copy": "write"}.get(operation, operation)
+        called = f"new.{method}" in migration.calls()
+        (path,) = (path for _, path in paths(migration, before))
+        assert path == (_PATHS[operation] if called else "guard_open")
+        assert migration.summary.pending == 0
+        release.set()
+        await hanging
+    assert migration.clean_differences() == {}
+
+
+_PATHS = {"read": "new_hit", "read_many": "new_hit", "write": "both", "write_many": "both", "copy": "copied"}
+
+
 # --- the probe, and half open
 
 
-@pytest.mark.usefixtures("by_hand")
+@BY_HAND
 async def test_a_probe_is_nobodys_to_wait_for(world: World) -> None:
     """When it is time to try New again operations go on without it, and one probe is made aside."""
     migration = await broken(world)
@@ -311,7 +376,7 @@ async def test_a_probe_that_hangs(world: World) -> None:
     await world.until(lambda: migration.stats().guard == "half_open")
 
 
-@pytest.mark.usefixtures("by_hand")
+@BY_HAND
 async def test_half_open_lets_one_call_through(world: World) -> None:
     """In half open one call at a time tries New; others go to Old and do not wait for it."""
     migration = await half_open(world)
@@ -340,7 +405,7 @@ async def test_half_open_lets_one_call_through(world: World) -> None:
     assert migration.new.values["k0"] == "v2"
 
 
-@pytest.mark.usefixtures("by_hand")
+@BY_HAND
 async def test_a_trial_that_fails(world: World) -> None:
     """In half open one failure opens the guard again; the operation is served by Old."""
     migration = await half_open(world)
@@ -352,7 +417,7 @@ async def test_a_trial_that_fails(world: World) -> None:
     assert migration.calls() == ["old.read"]
 
 
-@pytest.mark.usefixtures("by_hand")
+@BY_HAND
 async def test_a_probe_that_fails(world: World) -> None:
     """A probe that fails keeps New alone for longer, at most twice as long."""
     migration = await broken(world)
@@ -371,7 +436,7 @@ async def test_a_probe_that_fails(world: World) -> None:
     assert migration.calls() == ["old.read", "new.read"]
 
 
-@pytest.mark.usefixtures("by_hand")
+@BY_HAND
 async def test_a_kill_while_it_is_open(world: World) -> None:
     """A proxy that is disabled probes nothing, and says that it is disabled."""
     migration = await broken(world)
@@ -402,7 +467,7 @@ async def test_the_whole_way(world: World) -> None:
 # --- what counts
 
 
-@pytest.mark.usefixtures("by_hand")
+@BY_HAND
 async def test_not_applied_is_a_failure(world: World) -> None:
     """A New that refuses writes for certain fails as well: the guard opens."""
     migration = start(world)
@@ -439,7 +504,7 @@ async def test_a_cancellation_is_none() -> None:
 # --- a New that hangs
 
 
-@pytest.mark.usefixtures("by_hand")
+@BY_HAND
 async def test_calls_that_hang_open_it(world: World) -> None:
     """Calls that hang in others' operations open the guard, and the next operation does not call New."""
     migration = start(world, new_info=IN_PROCESS, guard=Guard(budget_seconds=0.5, max_hanging_calls=3))
@@ -464,7 +529,7 @@ async def test_calls_that_hang_open_it(world: World) -> None:
         assert await asyncio.gather(*hanging) == ["v1"] * 3
 
 
-@pytest.mark.usefixtures("by_hand")
+@BY_HAND
 @pytest.mark.parametrize("operation", ["read", "read_many", "write", "write_many", "copy"])
 async def test_a_call_too_many(world: World, operation: str) -> None:
     """A call to New above the limit is not made and does not wait: Old serves, and the guard stays closed."""
@@ -516,11 +581,10 @@ def stubborn(release: asyncio.Event, reached: asyncio.Event | None = None) -> Ca
     async def wait() -> None:
         if reached is not None:
             reached.set()
-        while not release.is_set():
-            try:
-                await release.wait()
-            except asyncio.CancelledError:
-                continue
+        give_up_at = time.monotonic() + 10  # so that a test which fails also ends
+        while not release.is_set() and time.monotonic() < give_up_at:
+            with contextlib.suppress(asyncio.CancelledError, TimeoutError):
+                await asyncio.wait_for(release.wait(), 10)
 
     return wait
 

@@ -186,7 +186,7 @@ def test_proxy_collected_while_the_metrics_are_read() -> None:
 
     class Owner:
         def gauges(self) -> Gauges:
-            return Gauges(1.0, 1.0, 1.0, 0)
+            return Gauges(1.0, 1.0, 1.0, 0, guard_open=None)
 
     provider = MeterProvider(metric_readers=[InMemoryMetricReader()])
     instruments = Instruments(provider, "0")

@@ -425,12 +425,13 @@ class Proxy(Background[K, V]):
             operation.count("ledger_failed", len(located))
             raise
         except LedgerUnavailable:
+            operation.mark()
             operation.count("ledger_failed", len(located))
             # A key that the ledger may refuse could never be marked, nor those that are marked with it.
             strict = self._settings.on_ledger_error == "strict"
             if strict or any(len(each.name) > MAX_KEY_BYTES for each in located):
                 raise
-            self._change_unmarked(located, change, deadline)
+            self._change_unmarked(located, change, operation, deadline)
             return
         if deadline.passed:
             operation.count("ledger_failed", len(located))
@@ -477,7 +478,13 @@ class Proxy(Background[K, V]):
 
     # -- without the ledger -----------------------------------------------------------------------------------
 
-    def _change_unmarked(self, located: Sequence[Located[K]], change: Change[K, V], deadline: Deadline) -> None:
+    def _change_unmarked(
+        self,
+        located: Sequence[Located[K]],
+        change: Change[K, V],
+        operation: OperationTelemetry,
+        deadline: Deadline,
+    ) -> None:
         """Change Old alone, and see to it that the ledger hears of it."""
         if deadline.passed:
             raise OperationTimedOut(
@@ -491,10 +498,14 @@ class Proxy(Background[K, V]):
         try:
             refused = self._apply_to_old(change, located, deadline)
             certain = True
+        except Exception:
+            operation.instead("old_failed", len(located))
+            raise
         finally:
             self._unmarked.changed(names, certain=certain)
             self._marking.start()
         if refused is not None:
+            operation.instead("old_failed", len(located))
             raise refused.__cause__ or refused
 
     def _locate(self, keys: Iterable[K]) -> list[Located[K]]:
