@@ -48,7 +48,7 @@ class Call(NamedTuple):
     @property
     def changes(self) -> bool:
         """Whether it has an effect, which may come late."""
-        return self.method not in ("read", "read_many", "dirty")
+        return self.method not in ("read", "read_many", "dirty", "alone")
 
     def __await__(self) -> Generator[Call, Any, Any]:
         return (yield self)
@@ -63,7 +63,7 @@ class Call(NamedTuple):
                 words = [key for key, _ in self.items]
             case "end":
                 words = [f"{name[1:].decode()}: {'ok' if ok else 'not ok'}" for name, ok in self.items]
-            case "begin" | "begin_copy" | "withdraw" | "dirty":
+            case "begin" | "begin_copy" | "withdraw" | "dirty" | "alone":
                 words = [name[1:].decode() for name in self.items]
             case "reap":
                 words = []
@@ -219,6 +219,10 @@ class _LedgerAdapter:
 
     async def dirty(self, keys: Collection[bytes]) -> Collection[bytes]:
         found: Collection[bytes] = await Call("ledger", "dirty", tuple(keys))
+        return found
+
+    async def alone(self, keys: Collection[bytes], token: bytes) -> Collection[bytes]:
+        found: Collection[bytes] = await Call("ledger", "alone", tuple(keys), token)
         return found
 
     async def open_to(self, rate: float) -> Opening:

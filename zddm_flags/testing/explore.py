@@ -183,6 +183,8 @@ def _apply_to_table(table: LedgerTable, call: Call, now: float) -> Hashable:
             return None
         case "dirty":
             return tuple(table.dirty(call.items))
+        case "alone":
+            return tuple(table.alone(call.items, token))
         case "open_to":
             return table.open_to(*call.items)
         case "reap":
