@@ -8,6 +8,7 @@ did then, and an explorer that comes by again looks it up instead of running it.
 from __future__ import annotations
 
 import copy
+import random
 from asyncio import CancelledError
 from collections.abc import Collection, Coroutine, Generator, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
@@ -408,6 +409,8 @@ class Operations:
         self._enter(step.process, node.before, node.now)
         self._running = live
         error = node.heard.error
+        chance = random.getstate()
+        random.seed(0)  # what a proxy leaves to chance comes out the same each time
         try:
             if error is None:
                 call = live.coroutine.send(None if node.parent is None else node.heard.outcome)
@@ -437,6 +440,7 @@ class Operations:
                 _close(live)
         finally:
             self._running = None
+            random.setstate(chance)
         node.after = self._look(step.process)
 
 

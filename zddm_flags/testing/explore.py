@@ -494,6 +494,8 @@ class _World:
                 and isinstance(node.error, (LedgerUnavailable, OperationTimedOut))
             ):
                 return f"{label} raised {type(node.error).__name__}, but Old held its value during it"
+            if isinstance(step, BackgroundWork) and isinstance(node.error, Exception):  # no CancelledError
+                return f"{label} raised {type(node.error).__name__}, to nobody"
             return None
         if isinstance(step, (Read, ReadMany)):
             answers = {step.key: node.returned} if isinstance(step, Read) else node.returned
