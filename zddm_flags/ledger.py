@@ -99,7 +99,7 @@ class MigrationLedger(Protocol):
     - InvalidKey: a key is too long for the ledger.
 
     `begin` and `begin_copy` are never retried by a ledger or its driver: their first attempt may yet land. `end`,
-    `withdraw`, `dirty`, `open_to`, `reap` and `summary` may be.
+    `withdraw`, `dirty`, `alone`, `open_to`, `reap` and `summary` may be.
     """
 
     def begin(self, keys: Sequence[bytes], token: bytes) -> Grant:
@@ -123,6 +123,10 @@ class MigrationLedger(Protocol):
 
     def dirty(self, keys: Collection[bytes]) -> Collection[bytes]:
         """Those of `keys` that are pending or stale."""
+        ...
+
+    def alone(self, keys: Collection[bytes], token: bytes) -> Collection[bytes]:
+        """Those of `keys` on which `token` is pending, and was the only one since it began."""
         ...
 
     def open_to(self, rate: float) -> Opening:
@@ -167,6 +171,10 @@ class AsyncMigrationLedger(Protocol):
 
     async def dirty(self, keys: Collection[bytes]) -> Collection[bytes]:
         """See `MigrationLedger.dirty`."""
+        ...
+
+    async def alone(self, keys: Collection[bytes], token: bytes) -> Collection[bytes]:
+        """See `MigrationLedger.alone`."""
         ...
 
     async def open_to(self, rate: float) -> Opening:
@@ -301,6 +309,11 @@ class LedgerTable:
         entries = self._entries
         return [key for key in keys if key in entries]
 
+    def alone(self, keys: Iterable[bytes], token: bytes) -> Collection[bytes]:
+        """See `MigrationLedger.alone`."""
+        entries = ((key, self._entries.get(key)) for key in keys)
+        return [key for key, entry in entries if entry and token in entry.pending and not entry.contended]
+
     def open_to(self, rate: float) -> Opening:
         """See `MigrationLedger.open_to`."""
         self.opened = max(self.opened, rate)
@@ -369,6 +382,10 @@ class _InMemoryMigration:
     def dirty(self, keys: Collection[bytes]) -> Collection[bytes]:
         # No lock: whether a key has an entry is one atomic look into a dict, and each key stands for itself.
         return self._table.dirty(keys)
+
+    def alone(self, keys: Collection[bytes], token: bytes) -> Collection[bytes]:
+        with self._lock:
+            return self._table.alone(keys, token)
 
     def open_to(self, rate: float) -> Opening:
         with self._lock:
@@ -462,6 +479,9 @@ class _AsyncInMemoryMigration:
 
     async def dirty(self, keys: Collection[bytes]) -> Collection[bytes]:
         return self._rows.dirty(keys)
+
+    async def alone(self, keys: Collection[bytes], token: bytes) -> Collection[bytes]:
+        return self._rows.alone(keys, token)
 
     async def open_to(self, rate: float) -> Opening:
         return self._rows.open_to(rate)

@@ -322,6 +322,18 @@ end
 return finish(false, dirty)
 """)
 
+ALONE = _script("""
+local names = names_from(OWN + 1)
+local entries, refusal = load_entries(names)
+if refusal then return refusal end
+local alone = {}
+for position, name in ipairs(names) do
+  local entry = entries[name]
+  if place_of(entry, ARGV[OWN]) and not entry.contended then alone[#alone + 1] = position end
+end
+return finish(false, alone)
+""")
+
 OPEN_TO = _script("""
 if tonumber(ARGV[OWN]) > tonumber(state.opened) then
   redis.call('HSET', META, 'opened', ARGV[OWN])
@@ -452,10 +464,14 @@ class Rows:
         """See `MigrationLedger.dirty`."""
         return self.call(DIRTY, *_checked_keys(keys))
 
-    def found_dirty(self, keys: Sequence[bytes], reply: Sequence[Any]) -> Collection[bytes]:
-        """What the reply to `dirty` says."""
-        _, (dirty,) = self.accept(reply)
-        return _chosen(keys, dirty)
+    def alone(self, keys: Sequence[bytes], token: bytes) -> Call:
+        """See `MigrationLedger.alone`."""
+        return self.call(ALONE, _checked_token(token), *_checked_keys(keys))
+
+    def found(self, keys: Sequence[bytes], reply: Sequence[Any]) -> Collection[bytes]:
+        """What the reply to `dirty` or `alone` says."""
+        _, (found,) = self.accept(reply)
+        return _chosen(keys, found)
 
     def open_to(self, rate: float) -> Call:
         """See `MigrationLedger.open_to`."""

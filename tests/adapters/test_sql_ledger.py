@@ -269,6 +269,7 @@ async def _step(rows: Rows, name: str, ledger: Any, reference: Reference, step: 
         which, keys = arguments
         pending = list(table._tokens)
         token = pending[which % len(pending)] if pending and which < 8 else new_token()
+        assert set(await settle(ledger.alone(KEYS, token))) == set(table.alone(KEYS, token))
         getattr(table, step)(keys, token)
         await settle(getattr(ledger, step)(keys, token))
     elif step == "dirty":

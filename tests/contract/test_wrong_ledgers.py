@@ -79,6 +79,10 @@ class Rows:
         with self.backing.lock:
             return self.table.dirty(keys)
 
+    def alone(self, keys, token):
+        with self.backing.lock:
+            return self.table.alone(keys, token)
+
     def open_to(self, rate):
         with self.backing.lock:
             return self.table.open_to(rate)
@@ -249,6 +253,16 @@ class WithdrawForgetsContention(Table):
         for key in keys:
             if self.entry(key) is not None:
                 self.entry(key).contended = False
+
+
+class ForgetsThatOthersWereThere(Table):
+    def alone(self, keys, token):
+        return [key for key in keys if self.entry(key) is not None and self.entry(key).pending == {token}]
+
+
+class AloneWhereNobodyContends(Table):
+    def alone(self, keys, token):
+        return [key for key in keys if self.entry(key) is not None and not self.entry(key).contended]
 
 
 class OpenedFalls(Table):
@@ -461,6 +475,8 @@ WRONG: list[tuple[str, type[Rows], str]] = [
         of(WithdrawForgetsContention),
         "was withdrawn and the other ended",
     ),
+    ("alone_tells_who_was_alone", of(ForgetsThatOthersWereThere), "after another ended alone() gave"),
+    ("a_reaped_token_is_not_alone", of(AloneWhereNobodyContends), "after it was reaped alone() gave"),
     ("opened_only_rises", of(OpenedFalls), "must never fall"),
     ("opened_only_rises", of(OpenedIsRounded), "must be kept as a double, every bit of it"),
     ("opened_survives_an_emptied_ledger", of(OpenedGoesWithTheKeys), "it must outlive all keys"),

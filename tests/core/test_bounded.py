@@ -27,14 +27,14 @@ class Ended:
     """Hears how a call really ended."""
 
     def __init__(self) -> None:
-        self.told: list[bool] = []
+        self.told: list[bool | None] = []
         self.event = asyncio.Event()
 
-    def __call__(self, failed: bool) -> None:
+    def __call__(self, failed: bool | None) -> None:
         self.told.append(failed)
         self.event.set()
 
-    async def wait(self) -> list[bool]:
+    async def wait(self) -> list[bool | None]:
         await asyncio.wait_for(self.event.wait(), 30)
         await asyncio.sleep(0)  # a second time would come by now
         return self.told

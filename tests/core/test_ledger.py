@@ -355,6 +355,12 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.remove(key, token)
 
     @rule(number=some_token, keys=keys)
+    def alone(self, number: int, keys: set[bytes]) -> None:
+        token = self.known(number)
+        alone = {key for key in keys if token in self.pending[key] and key not in self.contended}
+        assert set(self.table.alone(keys, token)) == alone
+
+    @rule(number=some_token, keys=keys)
     def withdraw(self, number: int, keys: set[bytes]) -> None:
         token = self.known(number)
         self.table.withdraw(sorted(keys), token)

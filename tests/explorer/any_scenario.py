@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from random import Random
+from typing import Any
 
+from tests.explorer.scenarios import GUARD, SHADOW
 from zddm_flags import Rollout
 from zddm_flags.testing import (
     Advance,
+    BackgroundWork,
     Crash,
     Delete,
     Disable,
@@ -23,6 +26,7 @@ from zddm_flags.testing import (
     Write,
     WriteMany,
 )
+from zddm_flags.testing.scenario import Operation
 
 __all__ = ["any_outage_of_the_ledger", "any_scenario"]
 
@@ -37,7 +41,10 @@ SECONDS = (9.0, 15.0, 20.0, 60.0)
 def any_scenario(
     chance: Random, *, operations: int = 2, events: int = 2, batches: bool = True, faults: int = 1
 ) -> Scenario:
-    """Two keys, two processes at any rates, a New that holds what it may hold, and at most so many faults."""
+    """Two keys, two processes at any rates, a New that holds what it may hold, and at most so many faults.
+
+    The proxies may have a guard, copy in any way and compare; then up to two steps do their background work.
+    """
     opened = chance.choice([0.0, 0.3, 1.0])
     old = {key: f"{key} old" for key in "kl" if chance.random() < 0.5}
     new: dict[str, str] = {}
@@ -49,9 +56,14 @@ def any_scenario(
         elif state == "stale":
             new[key] = f"{key} stale"
             stale.append(key)
-    steps: dict[str, Step] = {}
+    drawn: dict[str, Operation] = {}
     for number in range(1, operations + 1):
-        steps[f"operation {number}"] = _any_operation(chance, number, tuple(steps), batches=batches)
+        drawn[f"operation {number}"] = _any_operation(chance, number, tuple(drawn), batches=batches)
+    steps: dict[str, Step] = dict(drawn)
+    options = _any_options(chance)
+    for number in range(1, chance.randint(0, 2 * bool(options)) + 1):
+        label, operation = chance.choice(sorted(drawn.items()))
+        steps[f"work {number}"] = BackgroundWork(operation.process, after=(label,))
     for number in range(1, chance.randint(0, events) + 1):
         after = (chance.choice(sorted(steps)),) if chance.random() < 0.5 else ()
         steps[f"event {number}"] = _any_event(chance, after)
@@ -65,6 +77,7 @@ def any_scenario(
         steps=steps,
         faults=chance.randint(0, faults),
         without=chance.choice(LACKING) if batches else (),
+        options=options,
     )
 
 
@@ -87,10 +100,21 @@ def any_outage_of_the_ledger(chance: Random) -> Scenario:
     return dataclasses.replace(drawn, steps=steps, processes={"A": drawn.processes["A"]})
 
 
-def _any_operation(chance: Random, number: int, before: tuple[str, ...], *, batches: bool) -> Step:
+def _any_options(chance: Random) -> dict[str, Any]:
+    """None at all in half of the scenarios."""
+    if chance.random() < 0.5:
+        return {}
+    return {
+        **chance.choice([{"guard": None}, GUARD]),
+        **chance.choice([{}, {"shadow": SHADOW["shadow"]}]),
+        "copy": chance.choice(["inline", "background", "background", "off"]),
+    }
+
+
+def _any_operation(chance: Random, number: int, before: tuple[str, ...], *, batches: bool) -> Operation:
     process, key = chance.choice("AB"), chance.choice("kkl")
     after = before if chance.random() < 0.35 else ()
-    kinds: list[Step] = [
+    kinds: list[Operation] = [
         Read(process, key, after=after),
         Write(process, key, f"{key} {number}", after=after),
         Delete(process, key, after=after),

@@ -15,8 +15,9 @@ from zddm_flags.testing import Fault, Scenario
 class EndsATokenWhoseCallToNewRaised(AsyncProxy[str, str]):
     """Takes a call that raised for one that had no effect (H5)."""
 
-    async def _apply_to_new(self, *arguments: Any, **named: Any) -> bool | None:
-        return bool(await super()._apply_to_new(*arguments, **named))
+    async def _apply_to_new(self, *arguments: Any, **named: Any) -> tuple[bool | None, str]:
+        done, path = await super()._apply_to_new(*arguments, **named)
+        return bool(done), path
 
 
 class _KnowsItsToken(AsyncProxy[str, str]):
@@ -249,13 +250,13 @@ class SaysThatNothingWasWritten(AsyncProxy[str, str]):
 class SwallowsACancellation(AsyncProxy[str, str]):
     """Goes on when it was cancelled while New is written."""
 
-    async def _apply_to_new(self, *arguments: Any, **named: Any) -> bool | None:
+    async def _apply_to_new(self, *arguments: Any, **named: Any) -> tuple[bool | None, str]:
         try:
             return await super()._apply_to_new(*arguments, **named)
         except BaseException as error:
             if isinstance(error, GeneratorExit):
                 raise
-            return None
+            return None, "new_failed"
 
 
 class AwaitsWhenItIsClosed(AsyncProxy[str, str]):
@@ -269,6 +270,142 @@ class AwaitsWhenItIsClosed(AsyncProxy[str, str]):
             raise
 
 
+class TakesARefusalForDone(AsyncProxy[str, str]):
+    """Takes a change that the guard refused for one that New took."""
+
+    async def _apply_to_new(self, *arguments: Any, **named: Any) -> tuple[bool | None, str]:
+        done, path = await super()._apply_to_new(*arguments, **named)
+        return done or path == "guard_open", path
+
+
+class TakesHalfABatchForDone(AsyncProxy[str, str]):
+    """Takes a batch that the guard stopped in the middle for one that New took (H14)."""
+
+    async def _apply_to_new(self, change: Any, located: Any, deadline: Any) -> tuple[bool | None, str]:
+        if self._guard_refuses(located[0].key):
+            return False, "guard_open"
+        done, path = await super()._apply_to_new(change, located, deadline)
+        return done or path == "guard_open", path
+
+
+class TakesHalfABatchForNothing(AsyncProxy[str, str]):
+    """Takes its token back where the guard stopped a batch, as if neither store had been touched (H14)."""
+
+    async def _apply_to_new(self, change: Any, located: Any, deadline: Any) -> tuple[bool | None, str]:
+        done, path = await super()._apply_to_new(change, located, deadline)
+        return None if path == "guard_open" else done, path
+
+    async def _end(self, outcomes: Mapping[bytes, bool | None], token: bytes) -> None:
+        await self._ledger.withdraw([name for name, ok in outcomes.items() if ok is None], token)
+        await super()._end(outcomes, token)
+
+
+class TakesATimeOutForARefusal(AsyncProxy[str, str]):
+    """Ends its token where a call opened the guard, although that call may yet have its effect (H5)."""
+
+    async def _apply_to_new(self, change: Any, located: Any, deadline: Any) -> tuple[bool | None, str]:
+        done, path = await super()._apply_to_new(change, located, deadline)
+        return bool(done) if self._guard_refuses(located[0].key) else done, path
+
+
+class TakesARefusalForAbsence(AsyncProxy[str, str]):
+    """Says that there is nothing where the guard keeps it from looking."""
+
+    async def read(self, key: str) -> str | None:
+        return None if self._guard_refuses(key) else await super().read(key)
+
+
+class ProbesWithACopy(AsyncProxy[str, str]):
+    """Tries a New that failed with a write, of a key that it holds no token for (H1)."""
+
+    async def _probe(self) -> None:
+        probe_with = self._probe_with
+        await super()._probe()
+        for key in probe_with or ():
+            value = await self._old.read(key)
+            if value is not None:
+                await self._new.write(key, value)
+
+
+class EndsACopyThatTheGateStopped(AsyncProxy[str, str]):
+    """Ends the token of a copy that was not made as if it had been, and so a stale key clean (H6)."""
+
+    async def _withdraw(self, located: Any, token: bytes) -> None:
+        await self._end(dict.fromkeys([each.name for each in located], True), token)
+
+
+class CopiesWhatTheReadSaw(AsyncProxy[str, str]):
+    """Copies in the background the value of some moments ago, without a token (H1)."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._saw: dict[str, str] = {}
+
+    def _copy_later(self, wanted: Any, values: Mapping[str, str]) -> None:
+        self._saw.update(values)
+
+    async def _copy_some(self) -> int:
+        saw = dict(self._saw)
+        self._saw.clear()
+        for key, value in saw.items():
+            await self._new.write(key, value)
+        return len(saw)
+
+
+class CopiesLaterWithoutAToken(AsyncProxy[str, str]):
+    """Copies in the background what Old holds now, without a token (H1, H3)."""
+
+    async def _copy_some(self) -> int:
+        batch = self._to_copy.take(10)
+        for each in batch:
+            value = await self._old.read(each.key)
+            if value is not None:
+                await self._new.write(each.key, value)
+        return len(batch)
+
+
+class ComparesWithoutAToken(AsyncProxy[str, str]):
+    """Takes two moments for one: a write between its two reads looks like a difference."""
+
+    async def _compare(self, wanted: Any) -> Any:
+        differing, failed = await self._read_and_compare(wanted) or ([], 0)
+        return {"different": len(differing), "failed": failed}
+
+
+class AsksNotWhetherItWasAlone(AsyncProxy[str, str]):
+    """Trusts that nobody writes a key that it compares."""
+
+    async def _those_alone(self, differing: Any, token: bytes) -> Any:
+        return differing
+
+
+class AsksTooLateWhetherItWasAlone(AsyncProxy[str, str]):
+    """Takes a key that is clean, after its token was ended, for one that it had alone until then."""
+
+    async def _those_alone(self, differing: Any, token: bytes) -> Any:
+        await self._end(dict.fromkeys([each.name for each in differing], True), token)
+        dirty = await self._ledger.dirty([each.name for each in differing])
+        return [each for each in differing if each.name not in dirty]
+
+
+class ComparisonClearsAStaleKey(AsyncProxy[str, str]):
+    """Ends its comparison as if it had made New right (H6)."""
+
+    async def _compare(self, wanted: Any) -> Any:
+        token = self._new_token()
+        grant = await self._begin_copy(wanted, token)
+        if grant is not None:
+            await self._end(dict.fromkeys(grant.granted, True), token)
+        return {"different": 0}
+
+
+class TellsWhoseBackgroundFailed(AsyncProxy[str, str]):
+    """Lets what fails in the background end all background work."""
+
+    async def _compare_some(self) -> int:
+        return (await self._compare(self._to_compare.take(10)))["different"] if self._to_compare else 0
+
+
 class Available(AsyncProxy[str, str]):
     """The shipped proxy, whose writes go on without the ledger: no mistake."""
 
@@ -279,7 +416,7 @@ class Available(AsyncProxy[str, str]):
 class RemembersAfterOldWasChanged(Available):
     """Lets its own process read New while Old is changed without the ledger."""
 
-    async def _change_unmarked(self, located: Any, change: Any, deadline: Any) -> None:
+    async def _change_unmarked(self, located: Any, change: Any, operation: Any, deadline: Any) -> None:
         await change.apply(self._old, located, deadline)
         names = [each.name for each in located]
         self._unmarked.add(names, self._new_token())
@@ -315,8 +452,8 @@ class MarksWithoutRegardToACopy(Available):
 class TakesAMarkForOneOfALaterChange(Available):
     """Cannot tell two changes of a key apart, and forgets the later one with the mark of the first."""
 
-    async def _change_unmarked(self, located: Any, change: Any, deadline: Any) -> None:
-        await super()._change_unmarked(located, change, deadline)
+    async def _change_unmarked(self, located: Any, change: Any, operation: Any, deadline: Any) -> None:
+        await super()._change_unmarked(located, change, operation, deadline)
         for name, known in tuple(self._unmarked.items()):
             self._unmarked[name] = known._replace(last=b"")
 
@@ -340,7 +477,7 @@ class MarksWhileItIsChanged(Available):
             self._unmarked[name] = known._replace(changing=0)
         return await super().mark_unmarked()
 
-    async def _change_unmarked(self, located: Any, change: Any, deadline: Any) -> None:
+    async def _change_unmarked(self, located: Any, change: Any, operation: Any, deadline: Any) -> None:
         names = [each.name for each in located]
         self._unmarked.add(names, self._new_token())
         await change.apply(self._old, located, deadline)
@@ -359,8 +496,16 @@ class NeverMarks(Available):
     """Forgets what it wrote without the ledger."""
 
     async def mark_unmarked(self) -> int:
-        self._unmarked.clear()
+        self._unmarked.forget(self._unmarked.to_mark(10))
         return 0
+
+
+class ComparesWhatWasWrittenWithoutTheLedger(Available):
+    """Trusts the ledger to know of every write while it cannot be reached."""
+
+    async def _those_alone(self, differing: Any, token: bytes) -> Any:
+        alone = await self._ledger.alone([each.name for each in differing], token)
+        return [each for each in differing if each.name in alone]
 
 
 class Seed(NamedTuple):
@@ -409,6 +554,21 @@ SEEDS = [
     Seed(SaysThatNothingWasWritten, scenarios.COPY_AND_WRITE),
     Seed(SwallowsACancellation, scenarios.COPY_AND_WRITE, 1, ["cancel"]),
     Seed(AwaitsWhenItIsClosed, scenarios.CRASH_WHILE_IT_READS),
+    Seed(TakesARefusalForDone, scenarios.GUARD_OPENS_WHILE_IT_IS_DELETED, 1, ["fail"]),
+    Seed(TakesHalfABatchForDone, scenarios.GUARD_OPENS_IN_A_BATCH, 1, ["fail"]),
+    Seed(TakesHalfABatchForNothing, scenarios.GUARD_OPENS_IN_A_BATCH, 1, ["fail"]),
+    Seed(TakesATimeOutForARefusal, scenarios.GUARD_OPENS_WHILE_A_CALL_HANGS, 1, ["late"]),
+    Seed(TakesARefusalForAbsence, scenarios.GUARD_OPENS_AND_CLOSES, 1, ["fail"]),
+    Seed(ProbesWithACopy, scenarios.GUARD_OPENS_AND_CLOSES, 1, ["fail"]),
+    Seed(EndsACopyThatTheGateStopped, scenarios.KILLED_BEFORE_IT_IS_COPIED),
+    Seed(CopiesWhatTheReadSaw, scenarios.COPIED_LATER_AND_WRITTEN),
+    Seed(CopiesLaterWithoutAToken, scenarios.COPIED_LATER_AND_DELETED),
+    Seed(ComparesWithoutAToken, scenarios.COMPARED_AND_WRITTEN),
+    Seed(AsksNotWhetherItWasAlone, scenarios.COMPARED_AND_WRITTEN),
+    Seed(AsksTooLateWhetherItWasAlone, scenarios.COMPARED_WRITTEN_AND_COPIED),
+    Seed(ComparisonClearsAStaleKey, scenarios.COMPARED_WHILE_IT_IS_STALE),
+    Seed(TellsWhoseBackgroundFailed, scenarios.COMPARED_AND_WRITTEN, 1, ["fail"]),
+    Seed(ComparesWhatWasWrittenWithoutTheLedger, scenarios.COMPARED_WITHOUT_THE_LEDGER),
     Seed(RemembersAfterOldWasChanged, scenarios.WRITTEN_WITHOUT_THE_LEDGER),
     Seed(ForgetsBeforeItIsMarked, scenarios.WRITTEN_WITHOUT_THE_LEDGER),
     Seed(MarksWithoutRegardToACopy, scenarios.COPIED_WHILE_IT_IS_WRITTEN_WITHOUT_THE_LEDGER),

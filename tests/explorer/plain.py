@@ -48,3 +48,6 @@ class PlainProxy:
         await self._old.delete(key)
         if self._enabled and self._gate.should_pass_write(key):
             await self._new.delete(key)
+
+    async def do_background_work(self) -> int:
+        return 0

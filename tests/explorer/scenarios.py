@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from zddm_flags import Rollout
+from zddm_flags import Copies, Guard, Rollout, Shadow
 from zddm_flags.testing import (
     Advance,
+    BackgroundWork,
     Crash,
     Delete,
     Disable,
@@ -392,3 +393,453 @@ OLD_LANDS_LATE_WITHOUT_THE_LEDGER = Scenario(
 KEY_BY_KEY = ("old.read_many", "old.write_many", "new.read_many", "new.write_many", "new.delete_many")
 BATCH_KEY_BY_KEY = dataclasses.replace(BATCH_AND_SINGLE_WRITE, without=KEY_BY_KEY)
 COPIES_KEY_BY_KEY = dataclasses.replace(BATCH_OF_COPIES_AND_WRITE, without=KEY_BY_KEY)
+
+# -- with a guard around New: it opens after one failure, or while one call hangs --------------------------------
+
+GUARD = {"guard": Guard(min_calls=1, max_hanging_calls=1, open_seconds=1.0, trial_calls=1)}
+NEW_ALONE: tuple[str, ...] = ("new",)
+
+GUARD_OPENS_AND_CLOSES = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes=BOTH_OPEN,
+    options=GUARD,
+    targets=NEW_ALONE,
+    steps={
+        "opens": Read("A", "k"),
+        "later": Advance(1.0, after=("opens",)),
+        "asks": Read("A", "k", after=("opens",)),
+        "probe": BackgroundWork("A", after=("asks",)),
+        "again": Read("A", "k", after=("probe",)),
+        "write": Write("B", "k", "v2", after=("opens",)),
+    },
+)
+GUARD_OPENS_WHILE_IT_IS_DELETED = Scenario(
+    old={"k": "v1", "l": "w1"},
+    new={"k": "v1", "l": "w1"},
+    opened=1.0,
+    processes=BOTH_OPEN,
+    options=GUARD,
+    targets=NEW_ALONE,
+    steps={
+        "opens": Read("A", "l"),
+        "delete": Delete("A", "k"),
+        "write": Write("B", "k", "v2", after=("opens",)),
+    },
+)
+GUARD_OPENS_IN_A_BATCH = Scenario(  # which New takes key by key, so that the guard stops it in the middle
+    old={"k": "v1", "l": "w1", "m": "x1"},
+    new={"k": "v1", "l": "w1", "m": "x1"},
+    opened=1.0,
+    processes=BOTH_OPEN,
+    options=GUARD,
+    targets=NEW_ALONE,
+    without=("new.write_many",),
+    steps={
+        "opens": Read("A", "m"),
+        "batch": WriteMany("A", (("k", "v2"), ("l", "w2"))),
+        "read": ReadMany("B", ("k", "l"), after=("batch",)),
+    },
+)
+GUARD_OPENS_IN_A_BATCH_OF_COPIES = Scenario(
+    old={"k": "v1", "m": "x1"},
+    new={"l": "w0", "m": "x1", "n": "y0"},
+    stale=("l", "n"),
+    opened=1.0,
+    processes=BOTH_OPEN,
+    options=GUARD,
+    targets=NEW_ALONE,
+    without=("new.read_many", "new.write_many", "new.delete_many"),
+    steps={
+        "opens": Read("A", "m"),
+        "batch": ReadMany("A", ("k", "l", "n")),
+        "write": Write("B", "l", "w2", after=("opens",)),
+    },
+)
+GUARD_OPENS_WHILE_A_CALL_HANGS = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes=BOTH_OPEN,
+    options=GUARD,
+    steps={
+        "hangs": Write("A", "k", "v2"),
+        "pause": Advance(2.0),
+        "write": Write("A", "k", "v3", after=("pause",)),
+        "read": Read("B", "k", after=("write",)),
+    },
+    targets=NEW_ALONE,
+    kinds=("late",),
+)
+OUTAGE_OF_A_GUARDED_NEW = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes=BOTH_OPEN,
+    options=GUARD,
+    steps={
+        "out": Outage("new"),
+        "write": Write("A", "k", "v2"),
+        "back": Recovery("new", after=("out",)),
+        "later": Advance(1.0, after=("write",)),
+        "read": Read("A", "k", after=("later",)),
+        "probe": BackgroundWork("A", after=("read",)),
+        "trial": Write("A", "k", "v3", after=("probe",)),
+        "again": Read("A", "k", after=("trial",)),
+        "elsewhere": Read("B", "k"),
+    },
+)
+GUARD_IS_HALF_OPEN = Scenario(  # while two operations want to try New
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes=BOTH_OPEN,
+    options=GUARD,
+    targets=NEW_ALONE,
+    steps={
+        "opens": Read("A", "k"),
+        "later": Advance(1.0, after=("opens",)),
+        "asks": Read("A", "k", after=("later",)),
+        "probe": BackgroundWork("A", after=("asks",)),
+        "one": Write("A", "k", "v2", after=("probe",)),
+        "two": Write("A", "k", "v3", after=("probe",)),
+    },
+)
+RAMPED_WHILE_THE_GUARD_IS_OPEN = Scenario(
+    old={"k": "v1", "l": "w1"},
+    new={"l": "w1"},
+    opened=0.4,
+    hash_rates={"k": 0.5, "l": 0.3},
+    processes={"A": 0.4, "B": 0.4},
+    options=GUARD,
+    targets=NEW_ALONE,
+    steps={
+        "opens": Read("A", "l"),
+        "wider": SetRate("A", 1.0),
+        "copy": Read("A", "k", after=("wider",)),
+        "write": Write("B", "k", "v2", after=("opens", "wider")),
+    },
+)
+KILLED_WHILE_THE_GUARD_IS_OPEN = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes={"A": 1.0},
+    options=GUARD,
+    targets=NEW_ALONE,
+    steps={
+        "opens": Read("A", "k"),
+        "kill": SetRate("A", 0.0),
+        "write": Write("A", "k", "v2", after=("kill",)),
+        "later": Advance(1.0, after=("opens",)),
+        "resume": SetRate("A", 1.0, after=("write",)),
+        "read": Read("A", "k", after=("resume",)),
+        "probe": BackgroundWork("A", after=("opens",)),
+        "again": Read("A", "k", after=("read", "probe")),
+    },
+)
+
+# -- copies in the background -----------------------------------------------------------------------------------
+
+LATER = {"guard": None, "copy": "background"}
+
+COPIED_LATER_AND_WRITTEN = Scenario(
+    old=V1,
+    processes=BOTH_OPEN,
+    options=LATER,
+    steps={
+        "read": Read("A", "k"),
+        "copy": BackgroundWork("A", after=("read",)),
+        "write": Write("B", "k", "v2"),
+    },
+)
+COPIED_LATER_AND_DELETED = Scenario(
+    old=V1,
+    processes=BOTH_OPEN,
+    options=LATER,
+    steps={
+        "read": Read("A", "k"),
+        "copy": BackgroundWork("A", after=("read",)),
+        "delete": Delete("B", "k"),
+    },
+)
+STALE_KEY_COPIED_LATER = Scenario(
+    old=V1,
+    new={"k": "v0", "l": "w0"},
+    stale=("k", "l"),  # Old lacks l
+    opened=1.0,
+    processes=BOTH_OPEN,
+    options=LATER,
+    steps={
+        "read": ReadMany("A", ("k", "l")),
+        "copy": BackgroundWork("A", after=("read",)),
+        "write": Write("B", "k", "v2"),
+    },
+)
+KILLED_BEFORE_IT_IS_COPIED = Scenario(
+    old=V1,
+    new={"k": "v0"},
+    stale=("k",),
+    opened=1.0,
+    processes=BOTH_OPEN,
+    options=LATER,
+    steps={
+        "read": Read("A", "k"),
+        "kill": SetRate("A", 0.0, after=("read",)),
+        "copy": BackgroundWork("A", after=("read",)),
+        "write": Write("A", "k", "v2", after=("kill",)),
+        "resume": SetRate("A", 1.0, after=("write",)),
+        "again": Read("B", "k", after=("kill",)),
+    },
+)
+CRASH_WHILE_IT_IS_COPIED_LATER = Scenario(
+    old=V1,
+    processes=BOTH_OPEN,
+    options=LATER,
+    steps={
+        "read": Read("A", "k"),
+        "copy": BackgroundWork("A", after=("read",)),
+        "crash": Crash("A", after=("read",)),
+        "later": Advance(after=("crash",)),
+        "write": Write("B", "k", "v2"),
+        "again": Read("B", "k", after=("later", "write")),
+        "copy again": BackgroundWork("B", after=("again",)),
+    },
+)
+SLOW_COPY_LATER_AND_WRITER = Scenario(
+    old=V1,
+    processes=BOTH_OPEN,
+    options=LATER,
+    steps={
+        "read": Read("A", "k"),
+        "slow": BackgroundWork("A", after=("read",)),
+        "later": Advance(after=("read",)),
+        "reap": Read("B", "k", after=("later",)),
+        "write": Write("B", "k", "v2", after=("reap",)),
+    },
+)
+TWO_COPY_LATER = Scenario(
+    old=V1,
+    processes={"A": 1.0, "B": 1.0, "C": 1.0},
+    options=LATER,
+    steps={
+        "one": Read("A", "k"),
+        "two": Read("B", "k"),
+        "copy one": BackgroundWork("A", after=("one",)),
+        "copy two": BackgroundWork("B", after=("two",)),
+        "write": Write("C", "k", "v2", after=("one", "two")),
+    },
+)
+QUEUED_TWICE = Scenario(
+    old=V1,
+    processes=BOTH_OPEN,
+    options=LATER,
+    steps={
+        "read": Read("A", "k"),
+        "again": Read("A", "k", after=("read",)),
+        "copy": BackgroundWork("A", after=("read",)),
+        "copy again": BackgroundWork("A", after=("again", "copy")),
+        "write": Write("B", "k", "v2", after=("again",)),
+    },
+)
+BATCH_COPIED_LATER = Scenario(
+    old={"k": "v1", "l": "w1", "m": "x1"},
+    new={"m": "x1"},
+    opened=1.0,
+    processes=BOTH_OPEN,
+    options={**GUARD, "copy": "background"},
+    without=("new.write_many",),
+    steps={
+        "read": ReadMany("A", ("k", "l")),
+        "copy": BackgroundWork("A", after=("read",)),
+        "opens": Read("A", "m", after=("read",)),
+        "write": Write("B", "l", "w2", after=("read",)),
+    },
+    targets=NEW_ALONE,
+)
+NEVER_COPIED = Scenario(
+    old=V1,
+    new={"k": "v0"},
+    stale=("k",),
+    opened=1.0,
+    processes=BOTH_OPEN,
+    options={"guard": None, "copy": "off"},
+    steps={
+        "read": Read("A", "k"),
+        "nothing": BackgroundWork("A", after=("read",)),
+        "write": Write("B", "k", "v2"),
+        "again": Read("A", "k", after=("read",)),
+    },
+)
+COPIED_AT_A_PACE = Scenario(  # which leaves one of two keys to its next read
+    old={"k": "v1", "l": "w1"},
+    processes=BOTH_OPEN,
+    options={"guard": None, "copy": Copies(mode="inline", per_second=1.0)},
+    steps={
+        "read": ReadMany("A", ("k", "l")),
+        "later": Advance(1.0),
+        "again": ReadMany("A", ("k", "l"), after=("read",)),
+        "write": Write("B", "l", "w2"),
+    },
+)
+
+# -- comparisons ------------------------------------------------------------------------------------------------
+
+SHADOW = {"guard": None, "shadow": Shadow(share=1.0, per_second=None)}
+READ_AND_COMPARE = {"read": Read("A", "k"), "compare": BackgroundWork("A", after=("read",))}
+
+COMPARED_AND_WRITTEN = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes=BOTH_OPEN,
+    options=SHADOW,
+    steps={**READ_AND_COMPARE, "write": Write("B", "k", "v2"), "again": Read("B", "k", after=("read",))},
+)
+COMPARED_AND_DELETED = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes=BOTH_OPEN,
+    options=SHADOW,
+    steps={**READ_AND_COMPARE, "delete": Delete("A", "k", after=("read",))},
+)
+COMPARED_WRITTEN_AND_COPIED = Scenario(  # so that its token is not alone, and the key clean when it is over
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes={"A": 1.0, "B": 1.0, "C": 1.0},
+    options=SHADOW,
+    steps={
+        **READ_AND_COMPARE,
+        "write": Write("B", "k", "v2", after=("read",)),
+        "copy": Read("C", "k", after=("read",)),
+    },
+)
+COMPARED_AND_REAPED = Scenario(  # and written by somebody who then has the key alone
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes=BOTH_OPEN,
+    options=SHADOW,
+    steps={
+        **READ_AND_COMPARE,
+        "later": Advance(after=("read",)),
+        "reap": Read("B", "k", after=("later",)),
+        "write": Write("B", "k", "v2", after=("reap",)),
+    },
+)
+COMPARED_IN_TWO_PROCESSES = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes={"A": 1.0, "B": 1.0, "C": 1.0},
+    options=SHADOW,
+    steps={
+        **READ_AND_COMPARE,
+        "read too": Read("B", "k"),
+        "compare too": BackgroundWork("B", after=("read too",)),
+        "write": Write("C", "k", "v2", after=("read", "read too")),
+    },
+)
+COMPARED_WHILE_IT_IS_STALE = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes={"A": 1.0, "B": 0.0},
+    options=SHADOW,
+    steps={
+        **READ_AND_COMPARE,
+        "skips New": Write("B", "k", "v2", after=("read",)),
+        "again": Read("A", "k", after=("compare", "skips New")),
+    },
+)
+CRASH_WHILE_IT_IS_COMPARED = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes=BOTH_OPEN,
+    options=SHADOW,
+    steps={
+        **READ_AND_COMPARE,
+        "crash": Crash("A", after=("read",)),
+        "later": Advance(after=("crash",)),
+        "write": Write("B", "k", "v2", after=("read",)),
+        "again": Read("B", "k", after=("later", "write")),
+    },
+)
+COMPARED_WHILE_THE_LEDGER_IS_OUT = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes=BOTH_OPEN,
+    options=SHADOW,
+    steps={
+        **READ_AND_COMPARE,
+        "out": Outage("ledger", after=("read",)),
+        "back": Recovery("ledger", after=("out",)),
+        "write": Write("B", "k", "v2", after=("read",)),
+    },
+)
+COMPARED_AND_KILLED = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes=BOTH_OPEN,
+    options=SHADOW,
+    steps={
+        **READ_AND_COMPARE,
+        "kill": SetRate("A", 0.0, after=("read",)),
+        "write": Write("A", "k", "v2", after=("kill",)),
+        "resume": SetRate("A", 1.0, after=("write",)),
+        "again": Read("A", "k", after=("resume",)),
+    },
+)
+BATCH_COMPARED = Scenario(
+    old={"k": "v1", "l": "w1"},
+    new={"k": "v1", "l": "w1"},
+    opened=1.0,
+    processes=BOTH_OPEN,
+    options={**SHADOW, **GUARD},
+    without=("new.read_many",),
+    steps={
+        "read": ReadMany("A", ("k", "l")),
+        "compare": BackgroundWork("A", after=("read",)),
+        "write": Write("B", "l", "w2", after=("read",)),
+    },
+)
+COMPARED_WITHOUT_THE_LEDGER = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes={"A": 1.0},
+    options=SHADOW,
+    steps={
+        **READ_AND_COMPARE,
+        "out": Outage("ledger", after=("read",)),
+        "write": Write("A", "k", "v2", after=("out",)),
+        "back": Recovery("ledger", after=("out",)),
+        "mark": MarkUnmarked("A", after=("back",)),
+        "mark again": MarkUnmarked("A", after=("mark", "write")),
+    },
+)
+
+# -- all of it at once ------------------------------------------------------------------------------------------
+
+EVERYTHING = Scenario(
+    old={"k": "v1", "l": "w1"},
+    new={"k": "v1"},
+    opened=1.0,
+    processes=BOTH_OPEN,
+    options={**GUARD, "copy": "background", "shadow": Shadow(share=1.0, per_second=None)},
+    targets=NEW_ALONE,
+    steps={
+        "read": ReadMany("A", ("k", "l")),
+        "work": BackgroundWork("A", after=("read",)),
+        "write": WriteMany("B", (("k", "v2"), ("l", "w2")), after=("read",)),
+        "later": Advance(1.0, after=("work",)),
+        "again": ReadMany("A", ("k", "l"), after=("work",)),
+        "work again": BackgroundWork("A", after=("again",)),
+    },
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Generator
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from tests.explorer import scenarios
 from tests.explorer.mistakes import SEEDS, Seed
 from tests.explorer.plain import PlainProxy
-from zddm_flags import AsyncProxy
+from zddm_flags import AsyncProxy, Shadow
 from zddm_flags.errors import LedgerUnavailable
 from zddm_flags.ledger import LedgerTable
 from zddm_flags.testing import Advance, Crash, Outage, Read, Recovery, Scenario, Write, explore
@@ -92,6 +93,17 @@ def test_deterministic() -> None:
     scenario = dataclasses.replace(scenarios.COPY_AND_WRITE, faults=1)
     assert explore(scenario) == explore(scenario)
     assert explore(scenario, PlainProxy) == explore(scenario, PlainProxy)
+
+
+def test_chance_comes_out_the_same_each_time() -> None:
+    """What a proxy leaves to chance is explored deterministically; the caller's chance is left alone."""
+    scenario = dataclasses.replace(scenarios.COMPARED_AND_WRITTEN, options={"shadow": Shadow(share=0.9)})
+    random.seed(1)
+    before = random.getstate()
+    found = explore(scenario).check()
+    assert random.getstate() == before
+    random.seed(2)
+    assert explore(scenario) == found
 
 
 def test_limit_is_reported() -> None:

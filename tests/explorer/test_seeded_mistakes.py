@@ -18,3 +18,4 @@ def test_mistake_is_caught(seed: Seed) -> None:
     violation = explore(scenario, seed.proxy, ledger_table=seed.table).violation
     assert violation is not None
     assert violation.schedule
+    assert "Error:" not in violation.what, "the mistake is in the test's own code"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Iterable
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from tests.explorer import scenarios
 from tests.explorer.explored import Proved
 from tests.explorer.mistakes import Available, CopyJoinsAPendingWrite
+from zddm_flags import Shadow
 from zddm_flags.ledger import CopyGrant, LedgerTable, Opening
-from zddm_flags.testing import Delete, Fault, Read, Scenario, SetRate, Write, explore
+from zddm_flags.testing import BackgroundWork, Delete, Fault, Read, Scenario, SetRate, Write, explore
 
 PROMISES = {
     "h1_copy_and_write": (scenarios.COPY_AND_WRITE, 2),
@@ -44,8 +46,39 @@ PROMISES = {
     "h15_slow_copy_and_writer": (scenarios.SLOW_COPY_AND_WRITER, 1),
     "h15_one_of_two_writers_is_reaped": (scenarios.ONE_OF_TWO_WRITERS_IS_REAPED, 0),
     "h17_several_readers": (scenarios.SEVERAL_READERS, 1),
+    "h5_guard_opens_and_closes": (scenarios.GUARD_OPENS_AND_CLOSES, 1),
+    "h5_guard_opens_while_it_is_deleted": (scenarios.GUARD_OPENS_WHILE_IT_IS_DELETED, 2),
+    "h5_guard_opens_while_a_call_hangs": (scenarios.GUARD_OPENS_WHILE_A_CALL_HANGS, 1),
+    "h5_outage_of_a_guarded_new": (scenarios.OUTAGE_OF_A_GUARDED_NEW, 0),
+    "h5_guard_is_half_open": (scenarios.GUARD_IS_HALF_OPEN, 1),
+    "h6_killed_while_the_guard_is_open": (scenarios.KILLED_WHILE_THE_GUARD_IS_OPEN, 1),
+    "h8_ramped_while_the_guard_is_open": (scenarios.RAMPED_WHILE_THE_GUARD_IS_OPEN, 1),
+    "h14_guard_opens_in_a_batch": (scenarios.GUARD_OPENS_IN_A_BATCH, 1),
+    "h14_guard_opens_in_a_batch_of_copies": (scenarios.GUARD_OPENS_IN_A_BATCH_OF_COPIES, 1),
+    "h16_copied_later_and_written": (scenarios.COPIED_LATER_AND_WRITTEN, 2),
+    "h16_copied_later_and_deleted": (scenarios.COPIED_LATER_AND_DELETED, 2),
+    "h16_stale_key_copied_later": (scenarios.STALE_KEY_COPIED_LATER, 2),
+    "h16_killed_before_it_is_copied": (scenarios.KILLED_BEFORE_IT_IS_COPIED, 1),
+    "h16_crash_while_it_is_copied_later": (scenarios.CRASH_WHILE_IT_IS_COPIED_LATER, 1),
+    "h16_slow_copy_later_and_writer": (scenarios.SLOW_COPY_LATER_AND_WRITER, 1),
+    "h16_two_copy_later": (scenarios.TWO_COPY_LATER, 0),
+    "h16_queued_twice": (scenarios.QUEUED_TWICE, 1),
+    "h16_batch_copied_later": (scenarios.BATCH_COPIED_LATER, 1),
+    "h16_never_copied": (scenarios.NEVER_COPIED, 1),
+    "h16_copied_at_a_pace": (scenarios.COPIED_AT_A_PACE, 0),
+    "compared_and_written": (scenarios.COMPARED_AND_WRITTEN, 0),
+    "compared_and_deleted": (scenarios.COMPARED_AND_DELETED, 2),
+    "compared_written_and_copied": (scenarios.COMPARED_WRITTEN_AND_COPIED, 1),
+    "compared_and_reaped": (scenarios.COMPARED_AND_REAPED, 2),
+    "compared_in_two_processes": (scenarios.COMPARED_IN_TWO_PROCESSES, 1),
+    "compared_while_it_is_stale": (scenarios.COMPARED_WHILE_IT_IS_STALE, 2),
+    "compared_and_killed": (scenarios.COMPARED_AND_KILLED, 1),
+    "crash_while_it_is_compared": (scenarios.CRASH_WHILE_IT_IS_COMPARED, 1),
+    "compared_while_the_ledger_is_out": (scenarios.COMPARED_WHILE_THE_LEDGER_IS_OUT, 1),
+    "batch_compared": (scenarios.BATCH_COMPARED, 2),
+    "everything": (scenarios.EVERYTHING, 0),
 }
-"""The named scenarios, by hazard, with the faults that a run may have."""
+"""The named scenarios, by hazard where there is one, with the faults that a run may have."""
 
 
 @pytest.mark.parametrize(("scenario", "faults"), PROMISES.values(), ids=PROMISES)
@@ -63,6 +96,7 @@ def test_promise_is_kept(scenario: Scenario, faults: int, proved: Proved) -> Non
         (scenarios.CRASH_WITHOUT_THE_LEDGER, 0),
         (scenarios.WRITTEN_AGAIN_WITHOUT_THE_LEDGER, 0),
         (scenarios.MARKED_WITH_TROUBLE, 1),
+        (scenarios.COMPARED_WITHOUT_THE_LEDGER, 0),
         (dataclasses.replace(scenarios.WRITTEN_WITHOUT_THE_LEDGER, targets=("old", "new")), 2),
         (dataclasses.replace(scenarios.COPIED_WHILE_IT_IS_WRITTEN_WITHOUT_THE_LEDGER, targets=("old", "new")), 1),
     ],
@@ -112,6 +146,29 @@ def test_h6_a_new_that_is_not_empty_needs_opened() -> None:
     assert violation is not None
     assert violation.what == "read returned 'v1' for k; Old held 'v2' during it"
     explore(dataclasses.replace(scenario, opened=1.0)).check()
+
+
+def test_a_key_that_is_found_to_differ_is_marked(proved: Proved) -> None:
+    """A comparison that finds a difference disturbs no write, and no read, that goes on beside it."""
+    scenario = Scenario(
+        old={"k": "v1", "m": "x1"},
+        new={"k": "v1", "m": "x0"},  # m differs from the start, so that to say so is right; it is mended
+        opened=1.0,
+        processes=scenarios.BOTH_OPEN,
+        options={"guard": None, "shadow": Shadow(share=1.0, per_second=None, equal=operator.is_not)},
+        steps={
+            "mend": Write("B", "m", "x2"),
+            "read": Read("A", "k", after=("mend",)),
+            "compare": BackgroundWork("A", after=("read",)),
+            "write": Write("B", "k", "v2", after=("mend",)),
+            "again": Read("B", "k", after=("read",)),
+        },
+    )
+    proved(explore(scenario))
+    quiet = dataclasses.replace(scenario, new={"k": "v1"}, steps=scenario.steps)
+    violation = explore(quiet).violation
+    assert violation is not None
+    assert violation.what == "compare found that 1 keys differ, which nothing can have brought about"
 
 
 class OneCopier(LedgerTable):

@@ -210,9 +210,9 @@ class AsyncBackground(AsyncMigration[K, V]):
     async def _compare(self, wanted: Sequence[Located[K]]) -> Mapping[Verdict, int]:
         """Compare the keys' values; differing ones are marked stale. Returns how many of each verdict there are.
 
-        The token of a copy is held while both stores are read. A key that ends clean although it was not written
-        then had it alone, from before the first read to after the second: nothing wrote the key meanwhile, since
-        every write takes its token before it touches Old.
+        The token of a copy is held while both stores are read. Where the ledger says, after both were, that it
+        was alone from its begin until then, nothing wrote the key meanwhile: every write takes its token before it
+        touches Old. What the ledger says later proves nothing, for a copy may have made the key clean by then.
         """
         token = self._new_token()
         grant = await self._begin_copy(wanted, token)
@@ -222,6 +222,7 @@ class AsyncBackground(AsyncMigration[K, V]):
         fresh = [each for each in granted if each.name not in grant.stale]
         try:
             compared = await self._read_and_compare(fresh) if fresh else None
+            certain = await self._those_alone(compared[0], token) if compared is not None else []
         except GeneratorExit:
             raise
         except BaseException:
@@ -231,11 +232,10 @@ class AsyncBackground(AsyncMigration[K, V]):
             await self._withdraw(granted, token)
             return {"unsure": len(wanted)}
         differing, failed = compared
-        names = {each.name for each in differing}
+        names = {each.name for each in certain}
         await self._withdraw([each for each in granted if each.name not in names], token)
-        certain = await self._those_alone(differing, token)
         if certain:
-            await self._distrust(certain)
+            await self._distrust(certain, token)
         unsure = len(wanted) - len(fresh) + len(differing) - len(certain)
         equal = len(fresh) - len(differing) - failed
         return {"equal": equal, "different": len(certain), "unsure": unsure, "failed": failed}
@@ -269,19 +269,20 @@ class AsyncBackground(AsyncMigration[K, V]):
         return differing, failed
 
     async def _those_alone(self, differing: Sequence[Located[K]], token: bytes) -> list[Located[K]]:
-        """Those on which the token was alone. Their tokens are ended either way."""
-        if not differing:
+        """Those that nothing has written since the token began."""
+        # What was written without the ledger is left out first: were it marked by now, the ledger would know.
+        known = [each for each in differing if each.name not in self._unmarked]
+        if not known:
             return []
-        await self._end(dict.fromkeys((each.name for each in differing), True), token)
         try:
-            dirty = set(await self._ledger.dirty([each.name for each in differing]))
+            alone = set(await self._ledger.alone([each.name for each in known], token))
         except Exception as error:
-            self._ledger_failed("dirty", error)
+            self._ledger_failed("alone", error)
             return []
-        return [each for each in differing if each.name not in dirty]
+        return [each for each in known if each.name in alone]
 
-    async def _distrust(self, differing: Sequence[Located[K]]) -> None:
-        """New holds what Old does not: make the keys stale, and say so."""
+    async def _distrust(self, differing: Sequence[Located[K]], token: bytes) -> None:
+        """New holds what Old does not: say so, and end the token so that the keys are stale."""
         self._telemetry.report_limited(
             "keys_differ",
             keys=len(differing),
@@ -289,10 +290,6 @@ class AsyncBackground(AsyncMigration[K, V]):
         )
         if self._guardrail is not None:
             self._kill_if(self._guardrail.differed(len(differing)))
-        try:
-            _, token = await self._begin([each.name for each in differing])
-        except (LedgerUnavailable, LedgerMismatch, InvalidKey, Unsupported):
-            return  # said already
         await self._end(dict.fromkeys((each.name for each in differing), False), token)
 
     # -- marks ------------------------------------------------------------------------------------------------

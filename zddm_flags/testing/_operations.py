@@ -8,6 +8,7 @@ did then, and an explorer that comes by again looks it up instead of running it.
 from __future__ import annotations
 
 import copy
+import random
 from asyncio import CancelledError
 from collections.abc import Collection, Coroutine, Generator, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
@@ -48,7 +49,7 @@ class Call(NamedTuple):
     @property
     def changes(self) -> bool:
         """Whether it has an effect, which may come late."""
-        return self.method not in ("read", "read_many", "dirty")
+        return self.method not in ("read", "read_many", "dirty", "alone")
 
     def __await__(self) -> Generator[Call, Any, Any]:
         return (yield self)
@@ -63,7 +64,7 @@ class Call(NamedTuple):
                 words = [key for key, _ in self.items]
             case "end":
                 words = [f"{name[1:].decode()}: {'ok' if ok else 'not ok'}" for name, ok in self.items]
-            case "begin" | "begin_copy" | "withdraw" | "dirty":
+            case "begin" | "begin_copy" | "withdraw" | "dirty" | "alone":
                 words = [name[1:].decode() for name in self.items]
             case "reap":
                 words = []
@@ -219,6 +220,10 @@ class _LedgerAdapter:
 
     async def dirty(self, keys: Collection[bytes]) -> Collection[bytes]:
         found: Collection[bytes] = await Call("ledger", "dirty", tuple(keys))
+        return found
+
+    async def alone(self, keys: Collection[bytes], token: bytes) -> Collection[bytes]:
+        found: Collection[bytes] = await Call("ledger", "alone", tuple(keys), token)
         return found
 
     async def open_to(self, rate: float) -> Opening:
@@ -404,6 +409,8 @@ class Operations:
         self._enter(step.process, node.before, node.now)
         self._running = live
         error = node.heard.error
+        chance = random.getstate()
+        random.seed(0)  # what a proxy leaves to chance comes out the same each time
         try:
             if error is None:
                 call = live.coroutine.send(None if node.parent is None else node.heard.outcome)
@@ -433,6 +440,7 @@ class Operations:
                 _close(live)
         finally:
             self._running = None
+            random.setstate(chance)
         node.after = self._look(step.process)
 
 

@@ -183,6 +183,8 @@ def _apply_to_table(table: LedgerTable, call: Call, now: float) -> Hashable:
             return None
         case "dirty":
             return tuple(table.dirty(call.items))
+        case "alone":
+            return tuple(table.alone(call.items, token))
         case "open_to":
             return table.open_to(*call.items)
         case "reap":
@@ -492,6 +494,8 @@ class _World:
                 and isinstance(node.error, (LedgerUnavailable, OperationTimedOut))
             ):
                 return f"{label} raised {type(node.error).__name__}, but Old held its value during it"
+            if isinstance(step, BackgroundWork) and isinstance(node.error, Exception):  # no CancelledError
+                return f"{label} raised {type(node.error).__name__}, to nobody"
             return None
         if isinstance(step, (Read, ReadMany)):
             answers = {step.key: node.returned} if isinstance(step, Read) else node.returned

@@ -93,7 +93,7 @@ class MarkUnmarked(Operation):
 class BackgroundWork(Operation):
     """`proxy.do_background_work()`: a probe of New, copies and comparisons, which a proxy does by itself.
 
-    It must not say that a key differs, unless the scenario began with one that does and is not stale.
+    It must not raise, nor say that a key differs, unless the scenario began with one that does and is not stale.
     """
 
 

@@ -110,7 +110,12 @@ class _AsyncRedisMigration:
     async def dirty(self, keys: Collection[bytes]) -> Collection[bytes]:
         """See `MigrationLedger.dirty`."""
         keys = tuple(keys)
-        return self._rows.found_dirty(keys, await self._send(self._rows.dirty(keys)))
+        return self._rows.found(keys, await self._send(self._rows.dirty(keys)))
+
+    async def alone(self, keys: Collection[bytes], token: bytes) -> Collection[bytes]:
+        """See `MigrationLedger.alone`."""
+        keys = tuple(keys)
+        return self._rows.found(keys, await self._send(self._rows.alone(keys, token)))
 
     async def open_to(self, rate: float) -> Opening:
         """See `MigrationLedger.open_to`."""

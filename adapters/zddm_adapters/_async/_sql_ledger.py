@@ -213,6 +213,14 @@ class _Migration:
             found += [key for key, row in rows.keys.items() if row.pending or row.stale]
         return found
 
+    async def alone(self, keys: Collection[bytes], token: bytes) -> Collection[bytes]:
+        mark = entry_mark(token)
+        found: list[bytes] = []
+        for chunk in chunks(checked_keys(keys)):
+            rows = await self._rows(self._tables.select(self._name, chunk))
+            found += (key for key, row in rows.keys.items() if mark in row.pending and not row.contended)
+        return found
+
     async def open_to(self, rate: float) -> Opening:
         await self._changed(self._tables.open_to(self._name, rate))
         found = await self._rows(self._tables.select(self._name, ()))

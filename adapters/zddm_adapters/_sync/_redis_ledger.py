@@ -111,7 +111,12 @@ class _AsyncRedisMigration:
     def dirty(self, keys: Collection[bytes]) -> Collection[bytes]:
         """See `MigrationLedger.dirty`."""
         keys = tuple(keys)
-        return self._rows.found_dirty(keys, self._send(self._rows.dirty(keys)))
+        return self._rows.found(keys, self._send(self._rows.dirty(keys)))
+
+    def alone(self, keys: Collection[bytes], token: bytes) -> Collection[bytes]:
+        """See `MigrationLedger.alone`."""
+        keys = tuple(keys)
+        return self._rows.found(keys, self._send(self._rows.alone(keys, token)))
 
     def open_to(self, rate: float) -> Opening:
         """See `MigrationLedger.open_to`."""

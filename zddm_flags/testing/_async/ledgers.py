@@ -41,7 +41,7 @@ from zddm_flags.worlds import is_coroutine_function
 __all__ = ["AsyncLedgerContract"]
 
 K, L, M = b"sk", b"sl", b"sm"
-CALLS = ("begin", "begin_copy", "end", "withdraw", "dirty", "open_to", "reap", "summary")
+CALLS = ("begin", "begin_copy", "end", "withdraw", "dirty", "open_to", "reap", "summary", "alone")
 AN_HOUR = 3600.0
 WORKERS = 4
 ROUNDS = 8
@@ -295,6 +295,34 @@ class AsyncLedgerContract(LedgerCancellation):
                 rows, [K], "after one of two overlapping tokens was withdrawn and the other ended"
             )
             await _begin_and_end(rows, K)
+
+    # -- alone ---------------------------------------------------------------------------------------------------
+
+    @rule()
+    async def test_alone_tells_who_was_alone(self, ledger: Any) -> None:
+        """`alone` gives the keys on which a token is pending and no other was since it began."""
+        rows = _rows(ledger)
+        for begin in (rows.begin, rows.begin_copy):
+            first, second = new_token(), new_token()
+            await begin([K, L], first)
+            await _require_alone(rows, first, [K, L], "after its begin")
+            await rows.begin([L, M], second)
+            await _require_alone(rows, first, [K], "while another is pending")
+            await _require_alone(rows, second, [M], "while another is pending")
+            await rows.end({L: True, M: True}, second)
+            await _require_alone(rows, first, [K], "after another ended")
+            await rows.end({K: True, L: True}, first)
+            await _require_alone(rows, first, [], "after its end")
+            await _begin_and_end(rows, L)
+
+    @rule()
+    async def test_a_reaped_token_is_not_alone(self, ledger: Any) -> None:
+        """A token that was reaped is alone on no key, for anybody may have had the key since."""
+        rows = _rows(ledger)
+        token = new_token()
+        await rows.begin_copy([K], token)
+        await self._reap_all(rows)
+        await _require_alone(rows, token, [], "after it was reaped")
 
     # -- opened --------------------------------------------------------------------------------------------------
 
@@ -788,6 +816,9 @@ class AsyncLedgerContract(LedgerCancellation):
                 f"after {done[-1]}, as in LedgerTable,",
                 among=names,
             )
+            alone = f"after {done[-1]} alone({label})"
+            found, wanted = set(await rows.alone(names, known)), set(table.alone(names, known))
+            require(found == wanted, f"{alone} gave {found!r}, and LedgerTable gives {wanted!r}")
         found, wanted = await processes[0].summary(), table.summary(STEPS)
         require(
             (found.stale, found.opened) == (wanted.stale, wanted.opened) and found.pending >= wanted.pending,
@@ -840,6 +871,7 @@ def _calls() -> dict[str, Callable[[Any], Any]]:
         "end": lambda rows: rows.end({K: True}, new_token()),
         "withdraw": lambda rows: rows.withdraw([K], new_token()),
         "dirty": lambda rows: rows.dirty([K]),
+        "alone": lambda rows: rows.alone([K], new_token()),
         "open_to": lambda rows: rows.open_to(0.5),
         "reap": lambda rows: rows.reap(AN_HOUR),
         "summary": lambda rows: rows.summary(),
@@ -879,6 +911,16 @@ async def _require_dirty(
         not strange,
         f"{when} dirty() told {len(strange)} keys to be dirty that are clean, {strange[:3]!r} among them. "
         f"{advice}",
+    )
+
+
+async def _require_alone(rows: Any, token: bytes, wanted: Sequence[bytes], when: str) -> None:
+    __tracebackhide__ = True
+    found = set(await rows.alone((K, L, M), token))
+    require(
+        found == set(wanted),
+        f"{when} alone() gave {found!r} of a token: it must be those keys on which it is pending and no other "
+        f"was since it began, {set(wanted)!r}",
     )
 
 

@@ -42,7 +42,7 @@ from zddm_flags.worlds import is_coroutine_function
 __all__ = ["LedgerContract"]
 
 K, L, M = b"sk", b"sl", b"sm"
-CALLS = ("begin", "begin_copy", "end", "withdraw", "dirty", "open_to", "reap", "summary")
+CALLS = ("begin", "begin_copy", "end", "withdraw", "dirty", "open_to", "reap", "summary", "alone")
 AN_HOUR = 3600.0
 WORKERS = 4
 ROUNDS = 8
@@ -288,6 +288,34 @@ class LedgerContract(LedgerCancellation):
             rows.end({K: True}, tokens[1 - withdrawn])
             _require_dirty(rows, [K], "after one of two overlapping tokens was withdrawn and the other ended")
             _begin_and_end(rows, K)
+
+    # -- alone ---------------------------------------------------------------------------------------------------
+
+    @rule()
+    def test_alone_tells_who_was_alone(self, ledger: Any) -> None:
+        """`alone` gives the keys on which a token is pending and no other was since it began."""
+        rows = _rows(ledger)
+        for begin in (rows.begin, rows.begin_copy):
+            first, second = new_token(), new_token()
+            begin([K, L], first)
+            _require_alone(rows, first, [K, L], "after its begin")
+            rows.begin([L, M], second)
+            _require_alone(rows, first, [K], "while another is pending")
+            _require_alone(rows, second, [M], "while another is pending")
+            rows.end({L: True, M: True}, second)
+            _require_alone(rows, first, [K], "after another ended")
+            rows.end({K: True, L: True}, first)
+            _require_alone(rows, first, [], "after its end")
+            _begin_and_end(rows, L)
+
+    @rule()
+    def test_a_reaped_token_is_not_alone(self, ledger: Any) -> None:
+        """A token that was reaped is alone on no key, for anybody may have had the key since."""
+        rows = _rows(ledger)
+        token = new_token()
+        rows.begin_copy([K], token)
+        self._reap_all(rows)
+        _require_alone(rows, token, [], "after it was reaped")
 
     # -- opened --------------------------------------------------------------------------------------------------
 
@@ -775,6 +803,9 @@ class LedgerContract(LedgerCancellation):
                 f"after {done[-1]}, as in LedgerTable,",
                 among=names,
             )
+            alone = f"after {done[-1]} alone({label})"
+            found, wanted = set(rows.alone(names, known)), set(table.alone(names, known))
+            require(found == wanted, f"{alone} gave {found!r}, and LedgerTable gives {wanted!r}")
         found, wanted = processes[0].summary(), table.summary(STEPS)
         require(
             (found.stale, found.opened) == (wanted.stale, wanted.opened) and found.pending >= wanted.pending,
@@ -827,6 +858,7 @@ def _calls() -> dict[str, Callable[[Any], Any]]:
         "end": lambda rows: rows.end({K: True}, new_token()),
         "withdraw": lambda rows: rows.withdraw([K], new_token()),
         "dirty": lambda rows: rows.dirty([K]),
+        "alone": lambda rows: rows.alone([K], new_token()),
         "open_to": lambda rows: rows.open_to(0.5),
         "reap": lambda rows: rows.reap(AN_HOUR),
         "summary": lambda rows: rows.summary(),
@@ -866,6 +898,16 @@ def _require_dirty(
         not strange,
         f"{when} dirty() told {len(strange)} keys to be dirty that are clean, {strange[:3]!r} among them. "
         f"{advice}",
+    )
+
+
+def _require_alone(rows: Any, token: bytes, wanted: Sequence[bytes], when: str) -> None:
+    __tracebackhide__ = True
+    found = set(rows.alone((K, L, M), token))
+    require(
+        found == set(wanted),
+        f"{when} alone() gave {found!r} of a token: it must be those keys on which it is pending and no other "
+        f"was since it began, {set(wanted)!r}",
     )
 
 
