@@ -268,3 +268,20 @@ async def test_nothing_is_left_behind_by_close(world: World, held: dict[str, int
     await migration.work()
     assert migration.calls() == []
     assert not migration.proxy._chores.alive
+
+
+async def test_a_copy_that_is_refused_leaves_its_key_as_it_was(world: World) -> None:
+    """A copy that the guard refuses makes no row in the ledger: New lacks the key, as before."""
+    guard = Guard(min_calls=1, max_failure_share=0.1)
+    migration = world.migration(1.0, old={"key": 1, "other": 2}, guard=guard)
+    await migration.read("other")  # opened, so that nothing but the guard is in the way
+
+    async def fail_new() -> None:
+        migration.new.outage()
+        await migration.read("other")
+        migration.new.recover()
+
+    migration.old.after["read"] = fail_new
+    assert await migration.read("key") == 1
+    assert migration.stats().operations["read", "guard_open"] == 1
+    assert migration.left == (0, 0)
