@@ -229,3 +229,59 @@ async def test_a_driver_that_cancels_its_own_call_cancels_no_read() -> None:
         assert await proxy.read("key") == 1
     assert proxy.stats().operations == {("read", "new_failed"): 2}
     assert proxy.stats().guard == "open"
+
+
+def test_a_guardrail_that_is_crossed_as_it_starts_anew() -> None:
+    """A call that ends while the proxy is enabled again, and crosses a threshold, disables it again."""
+    new = Values(key=1)
+    new.broken = True
+    guardrail = Guardrail(max_error_share=0.5, min_calls=1)
+    proxy: Proxy[str, int] = Proxy(TrafficGate(1.0), Values(key=1), new, guard=None, guardrail=guardrail)
+    proxy.read("key")
+    assert not proxy.enabled
+    watch = proxy._guardrail
+    assert watch is not None
+    restart = watch.restart
+
+    def restart_as_a_call_ends() -> None:
+        restart()
+        proxy._call_ended("new", "read", 0.1, failed=True)
+
+    watch.restart = restart_as_a_call_ends  # type: ignore[method-assign] # another thread comes in right after it
+    proxy.enable()
+    proxy.read("key")
+    assert not proxy.enabled
+    assert proxy.stats().disabled_by is not None
+
+
+@pytest.mark.parametrize("held", [{}, {"key": 1}])
+async def test_nothing_is_left_behind_by_close(world: World, held: dict[str, int]) -> None:
+    """A read in progress at `close()` leaves nothing to be done in the background after it."""
+    migration = world.migration(1.0, old={"key": 1}, new=held, copy="background", shadow=Shadow(share=1.0))
+
+    async def close() -> None:
+        await world.call(migration.proxy.close)
+
+    migration.new.after["read"] = close
+    assert await migration.read("key") == 1
+    migration.calls()
+    await migration.work()
+    assert migration.calls() == []
+    assert not migration.proxy._chores.alive
+
+
+async def test_a_copy_that_is_refused_leaves_its_key_as_it_was(world: World) -> None:
+    """A copy that the guard refuses makes no row in the ledger: New lacks the key, as before."""
+    guard = Guard(min_calls=1, max_failure_share=0.1)
+    migration = world.migration(1.0, old={"key": 1, "other": 2}, guard=guard)
+    await migration.read("other")  # opened, so that nothing but the guard is in the way
+
+    async def fail_new() -> None:
+        migration.new.outage()
+        await migration.read("other")
+        migration.new.recover()
+
+    migration.old.after["read"] = fail_new
+    assert await migration.read("key") == 1
+    assert migration.stats().operations["read", "guard_open"] == 1
+    assert migration.left == (0, 0)

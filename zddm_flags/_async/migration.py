@@ -383,7 +383,10 @@ class AsyncMigration(Generic[K, V]):
         paths.update((each.name, "miss") for each in absent)
         if present:
             done, path = await self._apply_to_new(WriteMany(values), present, deadline)
-            outcomes.update((each.name, done) for each in present)
+            if path == "guard_open":
+                await self._withdraw(present, token)  # New has what it had, or what Old has: no key became worse
+            else:
+                outcomes.update((each.name, done) for each in present)
             paths.update((each.name, "copied" if done else path) for each in present)
             if done:
                 self._telemetry.counts.add_copies(len(present))

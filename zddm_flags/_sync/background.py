@@ -129,10 +129,12 @@ class Background(Migration[K, V]):
             except Exception as error:  # a function of the user's, which must not fail the read
                 self._telemetry.report_limited("size_of_failed", error=type(error).__name__)
                 size = 0
-            dropped += not self._to_copy.add(each.name, each, size)
+            # A read that was in progress at close() leaves nothing behind: the stores may be closed next.
+            dropped += self._closed or not self._to_copy.add(each.name, each, size)
         if dropped:
             self._drop(dropped)
-        self._chores.start()
+        if self._to_copy:
+            self._chores.start()
 
     def _drop(self, keys: int) -> None:
         """Copies that are not made. The keys are as they were: the next read of each asks again."""
@@ -179,7 +181,7 @@ class Background(Migration[K, V]):
     def _served_by_new(self, key_hash: int, name: bytes, key: K) -> None:
         """New served a key: it is compared some time soon, if it is one of those that are."""
         shadow = self._settings.shadow
-        if shadow is not None and random.random() < shadow.share:
+        if shadow is not None and not self._closed and random.random() < shadow.share:
             self._to_compare.add(name, Located(key_hash, name, key))
             self._chores.start()
 

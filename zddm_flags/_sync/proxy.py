@@ -273,10 +273,11 @@ class Proxy(Background[K, V]):
         if self._forked:
             raise LedgerUnavailable(FORKED)
         if not self._enabled:
-            if self._guardrail is not None:
-                self._guardrail.restart()
             self._disabled_by = None
             self._enabled = True
+            # Last: a threshold that is crossed while the proxy is disabled is passed over, for good.
+            if self._guardrail is not None:
+                self._guardrail.restart()
             self._telemetry.report("info", "proxy_enabled")
 
     def disable(self) -> None:
