@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
+from zddm_flags.worlds import is_coroutine_function
+
 __all__ = ["Copies", "CopyMode", "KeyQueue", "Shadow", "approximate_bytes"]
 
 T = TypeVar("T")
@@ -86,6 +88,7 @@ class Shadow:
         max_keys: keys that may wait to be compared, from 1. Beyond them reads are not compared.
 
     Raises:
+        TypeError: `equal` is a coroutine function.
         ValueError: an argument is out of range.
     """
 
@@ -97,6 +100,8 @@ class Shadow:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError("share must be above 0, up to 1")
+        if is_coroutine_function(self.equal):
+            raise TypeError("equal= is a coroutine function, and what it returns would always count as equal")
         _check_rate("per_second", self.per_second)
         if self.max_keys < 1:
             raise ValueError("max_keys must be at least 1")
@@ -153,7 +158,8 @@ class KeyQueue(Generic[T]):
     def after_fork(self) -> None:
         """In a forked child: what waits is the parent's to do."""
         self._lock = threading.Lock()
-        self.clear()
+        self._waiting.clear()
+        self._bytes = 0  # a thread of the parent may have been in the middle of something
 
     def snapshot(self) -> tuple[tuple[bytes, _Waiting[T]], ...]:
         """What waits, for the explorer."""

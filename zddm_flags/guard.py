@@ -70,8 +70,9 @@ class Guard:
     """So many calls may be in flight, those that hang among them; any more skip New, and do not wait. In a
     blocking program give less than the number of threads: then the others never wait for New."""
     max_hanging_calls: int = 4
-    """While so many calls hang, New is not called. So many have to be in flight at once: give at most the
-    number of threads of a blocking program, and at most `max_concurrent_calls`."""
+    """While so many calls hang, New is not called. Nor when so many calls in a row were slow and raised, as with a
+    driver's time-outs: in a row where none that began after them has succeeded. So a program of one thread is
+    protected too. At most `max_concurrent_calls`."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -119,8 +120,8 @@ class CircuitBreaker:
 
     Args:
         guard: what it goes by, but for `guard.budget_seconds`.
-        budget_seconds: a call in flight for longer than this hangs. Where calls are cut off at the budget, give a
-            longer time (or `math.inf`), lest those that are cut off together count as hanging.
+        hangs_after_seconds: a call in flight for longer than this hangs. Where calls are cut off at their budget,
+            give a longer time, lest those that are cut off together count as hanging.
         clock: the process's monotonic seconds (H15).
         report: is told of each change of state, in the thread that caused it, while no lock is held. Changes by
             two threads may be told in either order. It must not raise.
@@ -133,13 +134,13 @@ class CircuitBreaker:
         self,
         guard: Guard,
         *,
-        budget_seconds: float,
+        hangs_after_seconds: float,
         clock: Callable[[], float],
         report: Callable[[GuardChange], None],
         random: Callable[[], float] = random.random,
     ) -> None:
         self._guard = guard
-        self.budget_seconds = budget_seconds
+        self._hangs_after_seconds = hangs_after_seconds
         self._clock = clock
         self._report = report
         self._random = random
@@ -147,8 +148,10 @@ class CircuitBreaker:
         self._state: GuardState = "closed"
         self._window = _Window(guard.window_seconds)
         self._running: dict[int, float] = {}  # when each call began, the oldest first
-        self._look_at = math.inf  # no call is over its budget before that
+        self._look_at = math.inf  # no call hangs before that
         self._hanging: set[int] = set()
+        self._stalled = 0  # calls in a row that were slow and raised
+        self._good_began = -math.inf  # the latest beginning of a call that succeeded
         self._last_call = 0
         self._first_call = 1  # the calls numbered from here on began in this state
         self._closed_at = clock()
@@ -181,7 +184,7 @@ class CircuitBreaker:
             why = self._refusal()
             if why is None:
                 if not self._running:
-                    self._look_at = now + self.budget_seconds
+                    self._look_at = now + self._hangs_after_seconds
                 self._last_call += 1
                 self._running[self._last_call] = now
             call = self._last_call
@@ -209,6 +212,11 @@ class CircuitBreaker:
                 slow = now - began >= self._guard.slow_call_seconds
                 if slow or failed is not None:
                     window.add(now, failed=bool(failed), slow=slow)
+                    if failed is False:
+                        self._stalled = 0
+                        self._good_began = max(self._good_began, began)
+                    elif slow and began >= self._good_began:
+                        self._stalled += 1
                     if window.failures or window.slow_calls or self._state == "half_open":
                         change = self._decide(now) or change
         if change is not None:
@@ -265,6 +273,8 @@ class CircuitBreaker:
                 tuple(self._window.buckets),
                 tuple(self._running.items()),
                 frozenset(self._hanging),
+                self._stalled,
+                self._good_began,
                 self._last_call,
                 self._first_call,
                 self._closed_at,
@@ -278,6 +288,8 @@ class CircuitBreaker:
         with self._lock:
             self._state, buckets, running, hanging, *rest = snapshot
             (
+                self._stalled,
+                self._good_began,
                 self._last_call,
                 self._first_call,
                 self._closed_at,
@@ -302,19 +314,20 @@ class CircuitBreaker:
         return None
 
     def _notice_hanging(self, now: float) -> GuardChange | None:
-        """Count each call that is over its budget, once; returns the change of state that this makes."""
+        """Count each call that hangs, once; returns the change of state that this makes."""
         overdue: list[int] = []
         self._look_at = math.inf  # until the next call begins
         for call, began in self._running.items():
-            if now <= began + self.budget_seconds:
-                self._look_at = began + self.budget_seconds
+            if now <= began + self._hangs_after_seconds:
+                self._look_at = began + self._hangs_after_seconds
                 break
             overdue.append(call)
         for call in overdue:
-            del self._running[call]
+            began = self._running.pop(call)
             self._hanging.add(call)
             if call >= self._first_call:
                 self._window.add(now, failed=True, slow=True)
+                self._stalled += began >= self._good_began
         return self._decide(now) if overdue else None
 
     def _decide(self, now: float) -> GuardChange | None:
@@ -322,7 +335,7 @@ class CircuitBreaker:
         window.forget(now)
         if self._state == "open":
             return None
-        if len(self._hanging) >= guard.max_hanging_calls:
+        if max(len(self._hanging), self._stalled) >= guard.max_hanging_calls:
             return self._enter("open", "hanging_calls", now)
         if self._state == "half_open":
             if window.failures or window.slow_calls:
@@ -362,6 +375,8 @@ class CircuitBreaker:
 
     def _count_anew(self) -> None:
         self._window = _Window(self._guard.window_seconds if self._state == "closed" else math.inf)
+        self._stalled = 0
+        self._good_began = -math.inf
         self._first_call = self._last_call + 1
 
     def _tell(self, change: GuardChange | None) -> None:

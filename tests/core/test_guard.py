@@ -28,7 +28,7 @@ def copy(breaker: CircuitBreaker) -> CircuitBreaker:
     """Another one in the same state."""
     copied = CircuitBreaker(
         breaker._guard,
-        budget_seconds=breaker.budget_seconds,
+        hangs_after_seconds=breaker._hangs_after_seconds,
         clock=breaker._clock,
         report=breaker._report,
         random=breaker._random,
@@ -54,7 +54,7 @@ class Guarded:
         self.changes: list[GuardChange] = []
         self.breaker = CircuitBreaker(
             guard,
-            budget_seconds=budget_seconds,
+            hangs_after_seconds=budget_seconds,
             clock=self.clock,
             report=self.changes.append,
             random=lambda: self.jitter,
@@ -114,7 +114,7 @@ def test_failures_open_it() -> None:
 def test_too_few_calls() -> None:
     """Below min_calls no share counts."""
     guarded = Guarded()
-    guarded.call(failed=True, seconds=0.75, times=3)
+    guarded.call(failed=True, seconds=0.25, times=3)
     assert guarded.refused() is None
 
 
@@ -228,11 +228,47 @@ def test_hanging_call_counts_once(notice: bool) -> None:
 
 
 def test_hanging_calls_that_ended() -> None:
-    """Calls that hung and came back do not add up to one that hangs."""
+    """Calls that hung and came back do not add up where calls in between succeeded."""
     guarded = Guarded(Guard(max_hanging_calls=2))
     for _ in range(3):
         (call,) = guarded.hang(1)
         guarded.breaker.end(call, failed=True)
+        guarded.call()
+    assert guarded.refused() is None
+
+
+@pytest.mark.parametrize("seconds", [0.5, BUDGET + 0.25])
+@pytest.mark.parametrize("failed", [True, None])
+def test_a_program_of_one_thread(seconds: float, failed: bool | None) -> None:
+    """Calls that time out one after another open it, though they are few and never two at a time."""
+    guarded = Guarded(Guard(max_hanging_calls=3))
+    guarded.call(times=10)
+    for _ in range(3):
+        assert guarded.refused() is None
+        call = guarded.breaker.begin()
+        guarded.clock.advance(seconds)
+        guarded.breaker.end(call, failed=failed)
+        guarded.clock.advance(6.0)
+    assert guarded.refused() == "open"
+    assert guarded.reasons == ["hanging_calls"]
+
+
+def test_time_outs_beside_calls_that_succeed() -> None:
+    """Calls that time out together do not open it where one that began after them has succeeded."""
+    guarded = Guarded(Guard(max_hanging_calls=2))
+    calls = [guarded.breaker.begin() for _ in range(3)]
+    guarded.clock.advance(0.25)
+    guarded.call()
+    guarded.clock.advance(0.5)
+    for call in calls:
+        guarded.breaker.end(call, failed=True)
+    assert guarded.refused() is None
+
+
+def test_quick_errors_are_no_time_outs() -> None:
+    """Errors that come at once, such as refused connections, are not taken for calls that hang."""
+    guarded = Guarded(Guard(max_hanging_calls=2))
+    guarded.call(failed=True, times=5)
     assert guarded.refused() is None
 
 
@@ -465,7 +501,7 @@ def test_report_holds_no_lock() -> None:
         other.join(10)
         told.append((change.reason, breaker.why_refused()))
 
-    breaker = CircuitBreaker(Guard(min_calls=1), budget_seconds=1.0, clock=Clock(), report=report)
+    breaker = CircuitBreaker(Guard(min_calls=1), hangs_after_seconds=1.0, clock=Clock(), report=report)
     breaker.end(breaker.begin(), failed=True)
     assert told == [("failures", "open")] * 2
 
@@ -476,7 +512,7 @@ def test_jitter_by_default() -> None:
     for _ in range(20):
         breaker = CircuitBreaker(
             Guard(min_calls=1),
-            budget_seconds=1.0,
+            hangs_after_seconds=1.0,
             clock=Clock(),
             report=lambda change: seconds.append(change.open_seconds),
         )
@@ -748,7 +784,9 @@ def test_threads_through_all_states() -> None:
         trial_calls=2,
         max_concurrent_calls=3,
     )
-    breaker = CircuitBreaker(guard, budget_seconds=60.0, clock=lambda: next(ticks) / 10_000, report=changes.append)
+    breaker = CircuitBreaker(
+        guard, hangs_after_seconds=60.0, clock=lambda: next(ticks) / 10_000, report=changes.append
+    )
     counting = threading.Lock()
     on: Counter[str] = Counter()
     peaks: Counter[str] = Counter()
@@ -809,7 +847,7 @@ class State:
         self.name: GuardState = name
         self.since = since
         self.open_seconds = open_seconds
-        self.counted: list[tuple[float, bool, bool]] = []
+        self.counted: list[tuple[float, bool, bool, float]] = []  # when, failed, slow, began
         self.probe: str = "not due"
 
 
@@ -832,11 +870,22 @@ class Model:
     def hanging(self) -> int:
         return sum(call.hangs for call in self.calls.values())
 
-    def in_window(self) -> list[tuple[float, bool, bool]]:
+    @property
+    def stalled(self) -> int:
+        """How many calls in a row were slow and raised, with none that began after them and succeeded."""
+        run, good_began = 0, -math.inf
+        for _, failed, slow, began in self.state.counted:
+            if not failed:
+                run, good_began = 0, max(good_began, began)
+            elif slow and began >= good_began:
+                run += 1
+        return run
+
+    def in_window(self) -> list[tuple[float, bool, bool, float]]:
         """What counts now: all of it, or where it is closed what lies in a tenth that began within the window."""
         if self.state.name != "closed":
             return self.state.counted
-        found: list[tuple[float, bool, bool]] = []
+        found: list[tuple[float, bool, bool, float]] = []
         tenth = -math.inf
         for counted in self.state.counted:
             tenth = counted[0] if counted[0] - tenth >= self.guard.window_seconds / 10 else tenth
@@ -864,7 +913,7 @@ class Model:
     def decide(self) -> None:
         guard, counted = self.guard, self.in_window()
         calls, failures, slow = len(counted), sum(each[1] for each in counted), sum(each[2] for each in counted)
-        if self.state.name != "open" and self.hanging >= guard.max_hanging_calls:
+        if self.state.name != "open" and max(self.hanging, self.stalled) >= guard.max_hanging_calls:
             self.change("open", "hanging_calls")
         elif self.state.name == "half_open" and failures + slow:
             self.change("open", "trial_failed")
@@ -880,7 +929,7 @@ class Model:
         late = [call for call in self.calls.values() if self.now > call.began + BUDGET and not call.hangs]
         for call in late:
             call.hangs = True
-            call.state.counted.append((self.now, True, True))
+            call.state.counted.append((self.now, True, True, call.began))
         if late:
             self.decide()
 
@@ -896,7 +945,8 @@ class Model:
         self.notice()
         call = self.calls.pop(number, None)
         if call is not None and not call.hangs:
-            call.state.counted.append((self.now, failed, self.now - call.began >= self.guard.slow_call_seconds))
+            slow = self.now - call.began >= self.guard.slow_call_seconds
+            call.state.counted.append((self.now, failed, slow, call.began))
             if call.state is self.state:
                 self.decide()
 

@@ -358,5 +358,5 @@ async def test_a_probe_that_hangs_holds_nobody_up(world: World, monkeypatch: pyt
             await operation
         assert raised.value is error
     release.set()
-    await world.until(lambda: not migration.proxy._chores.alive)
+    await world.until(lambda: not migration.proxy._probing.alive)
     assert migration.stats().guard == "half_open", "that Old fails says nothing of New"

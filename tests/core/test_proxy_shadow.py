@@ -103,10 +103,8 @@ async def test_a_batch(world: World) -> None:
         "ledger.begin_copy",
         "old.read_many",
         "new.read_many",
+        "ledger.alone",
         "ledger.withdraw",
-        "ledger.end",
-        "ledger.dirty",
-        "ledger.begin",
         "ledger.end",
     ]
     assert verdicts(migration) == {"different": 2, "equal": 18}

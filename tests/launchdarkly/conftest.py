@@ -28,6 +28,11 @@ def pytest_collection_modifyitems(items):
 def collect_forgotten_connections():
     """Collect them here, before the tests of others."""
     yield
+    deadline = time.monotonic() + DEADLINE
+    while any(thread.name.startswith("ldclient") for thread in threading.enumerate()):  # which still hold some
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()

@@ -5,18 +5,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from zddm_flags.ledger import AsyncInMemoryLedger as DefaultLedger
 from zddm_flags.worlds import check_methods
 
-__all__ = ["Calls", "DefaultLedger", "Repeating", "bounded", "check_adapter", "in_background"]
+__all__ = [
+    "HANGS_AFTER_BUDGETS",
+    "Calls",
+    "DefaultLedger",
+    "Repeating",
+    "bounded",
+    "check_adapter",
+    "in_background",
+]
 
 T = TypeVar("T")
 
 Calls: TypeAlias = Callable[..., Awaitable[T]]
 """A function of this world that gives a T."""
+
+HANGS_AFTER_BUDGETS = 2.0
+"""A call is cancelled when its budget is over; if it goes on for as long again, its driver hangs."""
 
 
 def check_adapter(role: str, adapter: object) -> None:
@@ -35,7 +45,8 @@ async def bounded(
     """Await `call(*arguments)` for at most so long; None: without a limit.
 
     A call that takes longer is cancelled and left to itself, for a driver may take its time over a cancellation.
-    It may still take effect. `ended` is told when it really ends, and whether it raised; None: it was cancelled.
+    It may still take effect. `ended` is told when it really ends, and whether it raised or was too late; None:
+    its caller was cancelled.
 
     Raises:
         TimeoutError: the time is over.
@@ -55,12 +66,18 @@ async def bounded(
     async def made() -> T:
         return await call(*arguments)
 
+    why_cancelled: bool | None = True  # by a driver, as some do to what waits for a connection that was lost
+
+    def over(task: asyncio.Future[T]) -> None:
+        ended(why_cancelled if task.cancelled() else task.exception() is not None)
+
     task = asyncio.ensure_future(made())
-    task.add_done_callback(partial(_over, ended))
+    task.add_done_callback(over)
     give_up_at = asyncio.get_running_loop().time() + seconds
     try:
         await asyncio.wait((task,), timeout=seconds)
     except asyncio.CancelledError:
+        why_cancelled = None
         _leave(task)
         # What the driver cleans up, it cleans up before its caller goes on, as it would without a task of its own.
         await asyncio.wait((task,), timeout=max(0.0, give_up_at - asyncio.get_running_loop().time()))
@@ -68,17 +85,9 @@ async def bounded(
     if not task.done():
         _leave(task)
         raise TimeoutError("the call to the store took longer than the guard allows, and may still take effect")
-    if task.cancelled():  # as some drivers do to what waits for a connection that was lost
+    if task.cancelled():
         raise ConnectionAbortedError("the call to the store was cancelled, and not by its caller")
     return task.result()
-
-
-def _over(ended: Callable[[bool | None], object], task: asyncio.Future[Any]) -> None:
-    """Tell `ended` how a call of a task of its own has ended."""
-    if task.cancelled():
-        ended(None if task in _tasks else True)
-    else:
-        ended(task.exception() is not None)
 
 
 def _leave(task: asyncio.Future[Any]) -> None:

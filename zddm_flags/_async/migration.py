@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Generic, Literal, TypeVar, assert_never
 
-from zddm_flags._async._world import DefaultLedger
+from zddm_flags._async._world import HANGS_AFTER_BUDGETS, DefaultLedger
 from zddm_flags._async.changes import Change, Delete, Located, WriteMany
 from zddm_flags._async.errand import AsyncErrand
 from zddm_flags._async.store import AsyncStore
@@ -74,12 +74,16 @@ class AsyncMigration(Generic[K, V]):
         ended = None if self._guardrail is None else self._call_ended
         self._old = AsyncStore("old", old, self._telemetry, ended and partial(ended, "old"))
         self._breaker: CircuitBreaker | None = None
+        budget = None
         if settings.guard is not None:
             budget = min(settings.guard.budget_seconds, settings.max_call_seconds)
             self._breaker = CircuitBreaker(
-                settings.guard, budget_seconds=budget, clock=self._clock, report=self._guard_changed
+                settings.guard,
+                hangs_after_seconds=budget * HANGS_AFTER_BUDGETS,
+                clock=self._clock,
+                report=self._guard_changed,
             )
-        self._new = AsyncStore("new", new, self._telemetry, ended and partial(ended, "new"), self._breaker)
+        self._new = AsyncStore("new", new, self._telemetry, ended and partial(ended, "new"), self._breaker, budget)
         if not self._new.info.strong_reads:
             raise Unsupported("new: its reads do not see every acknowledged write, so a read could be stale")
         ledger = ledger if ledger is not None else DefaultLedger()
@@ -299,7 +303,8 @@ class AsyncMigration(Generic[K, V]):
         except DeadlinePassed:
             # Raised between calls, so nothing is in flight: after a kill the keys may be stale at once.
             return (None if deadline.passed else False), "new_failed"
-        except GuardOpen:
+        except GuardOpen as refused:
+            self._guard_refused(refused)
             return False, "guard_open"  # also raised between calls
         except NotApplied as error:
             self._new_failed(change.operation, error.__cause__ or error)
@@ -416,6 +421,11 @@ class AsyncMigration(Generic[K, V]):
                 self._telemetry.report("info", "guard_closed", **figures)
             case _:
                 assert_never(change.state)
+
+    def _guard_refused(self, refused: GuardOpen) -> None:
+        """Tell of the one refusal that no change of the guard's state tells of."""
+        if refused.why == "full":
+            self._telemetry.report_limited("guard_full")
 
     def _call_ended(self, store: Literal["old", "new"], operation: str, seconds: float, failed: bool) -> None:
         if self._guardrail is not None:

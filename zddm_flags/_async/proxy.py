@@ -173,7 +173,8 @@ class AsyncProxy(AsyncBackground[K, V]):
                         return await self._old.read(key)
                     try:
                         value = await self._new.read(key)
-                    except GuardOpen:
+                    except GuardOpen as refused:
+                        self._guard_refused(refused)
                         operation.path = "guard_open"
                         return await self._old.read(key)
                     except Exception as error:
@@ -366,7 +367,8 @@ class AsyncProxy(AsyncBackground[K, V]):
             try:
                 permit = self._deadline().only_while(self._new_takes_reads)
                 hits = await self._new.read_many([each.key for each in clean], permit)
-            except GuardOpen:
+            except GuardOpen as refused:
+                self._guard_refused(refused)
                 operation.count("guard_open", len(clean))
                 from_old += clean
             except DeadlinePassed:

@@ -10,12 +10,23 @@ from typing import Any, TypeAlias, TypeVar
 from zddm_flags.ledger import InMemoryLedger as DefaultLedger
 from zddm_flags.worlds import check_methods
 
-__all__ = ["Calls", "DefaultLedger", "Repeating", "bounded", "check_adapter", "in_background"]
+__all__ = [
+    "HANGS_AFTER_BUDGETS",
+    "Calls",
+    "DefaultLedger",
+    "Repeating",
+    "bounded",
+    "check_adapter",
+    "in_background",
+]
 
 T = TypeVar("T")
 
 Calls: TypeAlias = Callable[..., T]
 """A function of this world that gives a T."""
+
+HANGS_AFTER_BUDGETS = 1.0
+"""A call cannot be cancelled: it hangs as soon as its budget is over."""
 
 
 def check_adapter(role: str, adapter: object) -> None:

@@ -174,7 +174,8 @@ class Proxy(Background[K, V]):
                         return self._old.read(key)
                     try:
                         value = self._new.read(key)
-                    except GuardOpen:
+                    except GuardOpen as refused:
+                        self._guard_refused(refused)
                         operation.path = "guard_open"
                         return self._old.read(key)
                     except Exception as error:
@@ -365,7 +366,8 @@ class Proxy(Background[K, V]):
             try:
                 permit = self._deadline().only_while(self._new_takes_reads)
                 hits = self._new.read_many([each.key for each in clean], permit)
-            except GuardOpen:
+            except GuardOpen as refused:
+                self._guard_refused(refused)
                 operation.count("guard_open", len(clean))
                 from_old += clean
             except DeadlinePassed:

@@ -40,8 +40,8 @@ class Store(Generic[K, V]):
     A batch that the adapter cannot do in one call is done key by key; each such call is a call to the store of
     its own, and none is issued after the deadline.
 
-    A call that the breaker refuses raises `GuardOpen` and is not made. In asyncio one that takes longer than the
-    breaker's budget raises TimeoutError, may yet take effect, and counts as going on until it really ends.
+    A call that the breaker refuses raises `GuardOpen` and is not made. In asyncio one that takes longer than
+    `budget_seconds` raises TimeoutError, may yet take effect, and counts as going on until it really ends.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Store(Generic[K, V]):
         telemetry: MigrationTelemetry,
         ended: CallEnded | None = None,
         breaker: CircuitBreaker | None = None,
+        budget_seconds: float | None = None,
     ) -> None:
         check_adapter(role, adapter)
         self.info = adapter.describe() if isinstance(adapter, SupportsDescribe) else StoreInfo()
@@ -65,7 +66,7 @@ class Store(Generic[K, V]):
         self._ended = ended
         self._breaker = breaker
         # What runs in this process is not waited for, so a task of its own for each call would be wasted.
-        self._budget = breaker.budget_seconds if breaker is not None and self.info.remote else None
+        self._budget = budget_seconds if self.info.remote else None
         # Optional methods are looked up once; None means that the adapter has no such method.
         self._adapter = adapter
         self._delete: SupportsDelete[K] | None = _having(adapter, "delete")
