@@ -510,6 +510,31 @@ async def test_close_drops(world: World) -> None:
     assert (migration.stats().copies_waiting, migration.stats().copies_dropped) == (0, 1)
 
 
+async def test_close_that_drops_waits_for_nothing(world: World) -> None:
+    """`on_close="drop"` does not wait for a New that hangs in the background."""
+    copies = Copies(mode="background", on_close="drop", close_seconds=60)
+    migration = start(world, {"a": 1, "b": 2}, copy=copies, new_info=IN_PROCESS)
+    reached, release = world.event(), world.event()
+
+    async def hang() -> None:
+        reached.set()
+        await release.wait()
+
+    migration.new.before["write"] = hang
+    await migration.read("a")
+    await world.until(lambda: reached.is_set)
+    await migration.read("b")
+    try:
+        began = time.monotonic()
+        await world.call(migration.proxy.close)
+        assert time.monotonic() - began < 10
+        assert migration.stats().copies_dropped == 1
+    finally:
+        release.set()
+    await world.until(lambda: not migration.proxy._chores.alive)
+    assert migration.new.values == {"a": 1}
+
+
 async def test_close_finishes(world: World) -> None:
     """`on_close="finish"` copies what waits before `close()` returns."""
     old = {f"k{number}": number for number in range(25)}

@@ -403,7 +403,8 @@ class TellsWhoseBackgroundFailed(AsyncProxy[str, str]):
     """Lets what fails in the background end all background work."""
 
     async def _compare_some(self) -> int:
-        return (await self._compare(self._to_compare.take(10)))["different"] if self._to_compare else 0
+        batch = self._to_compare.take(10)
+        return (await self._compare(batch)).get("different", 0) if batch else 0
 
 
 class Available(AsyncProxy[str, str]):
