@@ -319,7 +319,7 @@ class Clock:
 
 
 def first_opening(threads, seconds, guard):
-    """Why and when the guard of a blocking process opens, if it does in two minutes; calls fail after so long."""
+    """Why and when the guard of a blocking process opens, where each call fails after so long."""
     clock, changes = Clock(), []
     breaker = CircuitBreaker(guard, hangs_after_seconds=guard.budget_seconds, clock=clock, report=changes.append)
     calls: list[tuple[float, int | None]] = [(number * 0.01, None) for number in range(threads)]
@@ -330,7 +330,7 @@ def first_opening(threads, seconds, guard):
             breaker.end(call, failed=True)
         with contextlib.suppress(GuardOpen):
             calls.append((clock.now + seconds, breaker.begin()))
-    return (changes[0].reason, clock.now) if changes else None
+    return changes[0].reason, clock.now
 
 
 def test_guards_of_few_threads():
