@@ -34,7 +34,7 @@ def test_the_code_runs_and_prints_what_the_page_shows(postgresql_database, monke
         with engine.begin() as connection:
             assert connection.execute(text("SELECT count(*) FROM people")).scalar() == 1
             connection.execute(text("TRUNCATE users, people"))
-    assert checked == TEXT.count("```python") == 2
+    assert checked == TEXT.count("```python") == 3
     with names["old_engine"].connect() as connection:
         assert connection.execute(text("SHOW statement_timeout")).scalar() == "2s"
     for each in (engine, names["old_engine"], names["new_engine"], names["ledger_engine"]):

@@ -34,7 +34,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Hear what another process explored."""
-    vars(_tally).update(node.workeroutput.get("explored", {}))
+    for name, number in node.workeroutput.get("explored", {}).items():
+        setattr(_tally, name, getattr(_tally, name) + number)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
