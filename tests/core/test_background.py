@@ -10,7 +10,7 @@ from dataclasses import FrozenInstanceError, dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zddm_flags import Copies, Shadow
@@ -19,18 +19,22 @@ from zddm_flags.background import KeyQueue, approximate_bytes
 # --- the queue
 
 NAMES = st.sampled_from([b"a", b"b", b"c", b"d", b"e"])
+ADD = st.tuples(st.just("add"), NAMES, st.integers(0, 12))
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("add"), NAMES, st.integers(0, 12)),
+        *[ADD] * 6,  # often, so that there is something to take
+        st.tuples(st.just("take"), st.integers(0, 4)),
         st.tuples(st.just("take"), st.integers(0, 4)),
         st.tuples(st.just("clear")),
         st.tuples(st.just("after_fork")),
         st.tuples(st.just("copy")),
     ),
+    min_size=5,
     max_size=40,
 )
 
 
+@settings(max_examples=400)
 @given(steps=STEPS, max_keys=st.integers(1, 4), max_bytes=st.one_of(st.integers(1, 30), st.just(math.inf)))
 def test_queue_is_its_model(steps: list[tuple[Any, ...]], max_keys: int, max_bytes: float) -> None:
     """The queue is a list of distinct keys, the oldest first, that takes no more than it has room for."""
@@ -64,6 +68,15 @@ def test_queue_is_its_model(steps: list[tuple[Any, ...]], max_keys: int, max_byt
         assert bool(queue) is bool(model)
         assert len(queue) <= max_keys
         assert sum(each[2] for each in model) <= max_bytes
+
+
+def test_queue_is_in_order() -> None:
+    """Those that have waited longest are taken first, and there is room for exactly so many."""
+    queue: KeyQueue[str] = KeyQueue(3)
+    assert [queue.add(name.encode(), name) for name in "abacd"] == [True, True, True, True, False]
+    assert queue.take(2) == ["a", "b"]
+    assert queue.add(b"a", "again")
+    assert queue.take(9) == ["c", "again"]
 
 
 def test_queue_of_many_threads() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from tests.core.test_fork_hooks import in_child
 from tests.core.worlds import MANY, Clock, Hook, Migration, World
 from zddm_flags import Guard, StoreInfo, Telemetry
 from zddm_flags.errors import NotApplied
@@ -446,6 +448,34 @@ async def test_a_kill_while_it_is_open(world: World) -> None:
     await migration.work()
     assert migration.calls() == ["old.read"]
     assert migration.stats().operations["read", "disabled"] == 1
+
+
+@BY_HAND
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+async def test_a_fork_before_the_probe(world: World) -> None:
+    """A probe that is due in the parent is not made in its child, which is due one of its own."""
+    if not world.blocking:
+        pytest.skip("the child would need an event loop of its own inside its parent's")
+    migration = await broken(world)
+    migration.new.recover()
+    migration.clock.advance(1)
+    await migration.read(KEY)
+    migration.calls()
+
+    def probes() -> bool:
+        migration.proxy.do_background_work()
+        if migration.calls() or migration.stats().guard != "open":
+            return False
+        migration.proxy.read(KEY)
+        migration.proxy.do_background_work()
+        return migration.calls() == ["old.read", "new.read"] and migration.stats().guard == "half_open"
+
+    with migration.proxy._breaker._lock:  # as another thread may
+        assert in_child(probes)
+    await migration.work()
+    assert migration.calls() == ["new.read"]
+    assert migration.stats().guard == "half_open"
 
 
 async def test_the_whole_way(world: World) -> None:

@@ -554,6 +554,7 @@ class Proxy(Background[K, V]):
         for each in renewed:
             if each is not None:
                 each.after_fork()
+        self._probe_with = None
         if self._ledger_is_shared:
             return
         # The child has a copy of the in-memory ledger that sees none of the parent's writes.
