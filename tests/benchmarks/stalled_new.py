@@ -22,7 +22,7 @@ import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from sqlalchemy import Column, LargeBinary, MetaData, String, Table, create_engine
+from sqlalchemy import URL, Column, LargeBinary, MetaData, String, Table, create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.network import Link, Network
@@ -102,13 +102,18 @@ def _figures(samples: list[_Samples], seconds: float) -> dict[str, Figures]:
     return found
 
 
+def _by_tcp(server: PostgreSqlServer, database: str) -> URL:
+    """Old, reached as New is."""
+    return server.url(database).set(host=server.host, query={})
+
+
 class _Blocking:
     """Workers that are threads."""
 
     world: World = "blocking"
 
     def __init__(self, postgresql: PostgreSqlServer, database: str, link: Link) -> None:
-        self._engine = create_engine(postgresql.url(database), pool_size=WORKERS, hide_parameters=True)
+        self._engine = create_engine(_by_tcp(postgresql, database), pool_size=WORKERS, hide_parameters=True)
         TABLE.metadata.create_all(self._engine)
         self._client = redis.Redis(
             port=link.port,
@@ -162,9 +167,7 @@ class _Asyncio:
         self._runner.run(self._open(postgresql, database, link))
 
     async def _open(self, postgresql: PostgreSqlServer, database: str, link: Link) -> None:
-        self._engine = create_async_engine(
-            postgresql.url(database, asyncio=True), pool_size=WORKERS, hide_parameters=True
-        )
+        self._engine = create_async_engine(_by_tcp(postgresql, database), pool_size=WORKERS, hide_parameters=True)
         self._client = redis.asyncio.Redis(
             port=link.port,
             socket_timeout=SOCKET_SECONDS,
@@ -240,9 +243,11 @@ def measure(postgresql: PostgreSqlServer, valkey: ValkeyServer, world: World, tu
             run.longest_until_open = max(taken)
             run.slow_operations = sum(each > GUARD.budget_seconds / 4 for each in taken)
             before = sum(number for (store, _), number in side.proxy.stats().calls.items() if store == "new")
+            sides = [(side.direct, run.direct), (side.proxy, run.proxied)]
             for _ in range(turns):
-                run.direct.append(_figures(side.run(side.direct, seconds), seconds))
-                run.proxied.append(_figures(side.run(side.proxy, seconds), seconds))
+                for store, figures in sides:
+                    figures.append(_figures(side.run(store, seconds), seconds))
+                sides.reverse()  # so that a machine that gets slower or faster favours neither
             after = sum(number for (store, _), number in side.proxy.stats().calls.items() if store == "new")
             run.calls_of_new = after - before
         finally:

@@ -190,6 +190,7 @@ class AsyncBackground(AsyncMigration[K, V]):
             return 0
         allowed = self._compare_pace.take(min(len(self._to_compare), self._settings.max_batch))
         batch = self._to_compare.take(allowed)
+        self._compare_pace.give_back(allowed - len(batch))
         wanted = [each for each in batch if self._why_not_read_new(each.hash, each.name, each.key) is None]
         if not wanted:
             return 0

@@ -126,8 +126,10 @@ class AsyncMigration(Generic[K, V]):
     def _guard_refuses(self, key: K) -> bool:
         """Whether New is not to be called now. Where it is time to try it again, `key` is read for that, aside."""
         breaker = self._breaker
-        if breaker is None or breaker.state == "closed" or breaker.why_refused() is None:
+        if breaker is None or (state := breaker.state) == "closed":
             return False  # where it is closed, the call itself asks whether it may be made
+        if state == "half_open" and breaker.why_refused() is None:
+            return False
         if breaker.probe_due():
             self._probe_with = (key,)
         if self._probe_with is not None:
