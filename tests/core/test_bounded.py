@@ -132,7 +132,7 @@ async def test_time_out(ended: Ended) -> None:
 
 @pytest.mark.parametrize("then", [None, fail])
 async def test_a_driver_that_takes_its_time(ended: Ended, then: Callable[[], Any] | None) -> None:
-    """A driver that ignores its cancellation holds nobody up; `ended` is told once, when it really ends."""
+    """A driver that ignores its cancellation holds nobody up; when it really ends, `ended` is told: too late."""
     release = asyncio.Event()
     began = time.monotonic()
     with pytest.raises(TimeoutError):
@@ -141,7 +141,7 @@ async def test_a_driver_that_takes_its_time(ended: Ended, then: Callable[[], Any
     await asyncio.sleep(SOON)
     assert ended.told == [], "it goes on"
     release.set()
-    assert await ended.wait() == [then is fail]
+    assert await ended.wait() == [True]
 
 
 async def test_a_driver_that_is_collected(ended: Ended) -> None:
@@ -159,7 +159,7 @@ async def test_a_driver_that_is_collected(ended: Ended) -> None:
     with pytest.raises(TimeoutError):
         await bounded(SOON, ended, call)
     gc.collect()
-    assert await ended.wait() == [False]
+    assert await ended.wait() == [True]
     assert done == [1]
     inner.cancel()
 
