@@ -46,7 +46,7 @@ async def bounded(
 
     A call that takes longer is cancelled and left to itself, for a driver may take its time over a cancellation.
     It may still take effect. `ended` is told when it really ends, and whether it raised or was too late; None:
-    it was cancelled because its caller was.
+    it did not succeed once its caller was cancelled, which says nothing of the store.
 
     Raises:
         TimeoutError: the time is over.
@@ -69,9 +69,9 @@ async def bounded(
     too_late = caller_cancelled = False
 
     def over(task: asyncio.Future[T]) -> None:
-        # Some drivers cancel what waits for a connection that was lost.
+        # Some drivers cancel what waits for a connection that was lost; some answer a cancellation with an error.
         failed = task.cancelled() or task.exception() is not None
-        ended(None if task.cancelled() and caller_cancelled else failed or too_late)
+        ended(None if failed and caller_cancelled else failed or too_late)
 
     task = asyncio.ensure_future(made())
     task.add_done_callback(over)
