@@ -30,6 +30,30 @@ async def test_no_probe_after_a_kill(world: World) -> None:
     assert migration.stats().guard == "half_open"
 
 
+async def test_no_probe_after_close(world: World) -> None:
+    """A probe that was asked for before close() is not made after it: New may be closed by then."""
+    migration = world.migration(1.0, old={"key": 1}, guard=Guard(min_calls=1))
+    migration.new.outage()
+    await migration.read("key")
+    migration.clock.advance(1.0)
+    await migration.read("key")
+    await world.call(migration.proxy.close)
+    migration.calls()
+    await world.until(lambda: not migration.proxy._probing.alive)
+    assert migration.calls() == []
+
+
+async def test_a_close_that_is_cancelled() -> None:
+    """A close() whose caller does not wait for it leaves no key to be copied later."""
+    proxy = AsyncProxy(TrafficGate(1.0), Replies(), Nothing(), copy=Copies(mode="background", per_second=1))
+    for key in "abc":
+        await proxy.read(key)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(proxy.close(), 0.1)
+    assert proxy.stats().copies_waiting == 0
+    await proxy.close()
+
+
 async def test_no_comparison_after_a_kill(world: World) -> None:
     """A kill that comes while Old is read for a comparison keeps that from New."""
     values = {"a": 1, "b": 2}
@@ -109,6 +133,13 @@ class Replies:
         return 1
 
     async def write(self, _: str, value: int) -> None: ...
+
+
+class Nothing(Replies):
+    """The same, which has nothing."""
+
+    async def read(self, _: str) -> int | None:
+        return None
 
 
 def test_a_probe_outlives_its_event_loop() -> None:

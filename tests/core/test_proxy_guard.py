@@ -726,6 +726,39 @@ async def test_calls_over_their_budget_open_it() -> None:
     assert migration.calls() == ["old.read"]
 
 
+async def test_a_budget_below_what_is_slow() -> None:
+    """Calls that are cut off are slow, also where a call's time is less than `slow_call_seconds`: few open it."""
+    guard = Guard(slow_call_seconds=60.0, max_hanging_calls=3)
+    migration = start(World("asyncio"), guard=guard, max_call_seconds=0.02, clock=time.monotonic)
+    never = asyncio.Event()
+
+    async def hang() -> None:
+        migration.new.before["read"] = hang
+        await never.wait()
+
+    migration.new.before["read"] = hang
+    for _ in range(3):
+        assert await migration.read(KEY) == "v1"
+    await asyncio.sleep(0)  # the last of them is cancelled by now, but has not ended
+    await asyncio.sleep(0)
+    assert migration.stats().guard == "open"
+
+
+async def test_answers_that_come_too_late() -> None:
+    """A driver that ignores its cancellation, and answers when nobody waits any more, is no success of New."""
+    world = World("asyncio")
+    guard = Guard(budget_seconds=0.02, slow_call_seconds=0.02, max_hanging_calls=3)
+    migration = start(world, guard=guard)
+    for _ in range(3):  # by a clock that stands still none of them hangs; each is slow when it ends
+        release = asyncio.Event()
+        migration.new.before["read"] = stubborn(release)
+        assert await migration.read(KEY) == "v1"
+        migration.clock.advance(0.03)
+        release.set()
+        await world.until(lambda: not migration.proxy._breaker._running)
+    assert migration.stats().guard == "open"
+
+
 async def test_no_budget_in_this_process() -> None:
     """A New that runs in this process is called without a task of its own."""
     tasks: list[Any] = []

@@ -46,7 +46,7 @@ async def bounded(
 
     A call that takes longer is cancelled and left to itself, for a driver may take its time over a cancellation.
     It may still take effect. `ended` is told when it really ends, and whether it raised or was too late; None:
-    its caller was cancelled.
+    it did not succeed once its caller was cancelled, which says nothing of the store.
 
     Raises:
         TimeoutError: the time is over.
@@ -66,10 +66,12 @@ async def bounded(
     async def made() -> T:
         return await call(*arguments)
 
-    why_cancelled: bool | None = True  # by a driver, as some do to what waits for a connection that was lost
+    too_late = caller_cancelled = False
 
     def over(task: asyncio.Future[T]) -> None:
-        ended(why_cancelled if task.cancelled() else task.exception() is not None)
+        # Some drivers cancel what waits for a connection that was lost; some answer a cancellation with an error.
+        failed = task.cancelled() or task.exception() is not None
+        ended(None if failed and caller_cancelled else failed or too_late)
 
     task = asyncio.ensure_future(made())
     task.add_done_callback(over)
@@ -77,12 +79,13 @@ async def bounded(
     try:
         await asyncio.wait((task,), timeout=seconds)
     except asyncio.CancelledError:
-        why_cancelled = None
+        caller_cancelled = True
         _leave(task)
         # What the driver cleans up, it cleans up before its caller goes on, as it would without a task of its own.
         await asyncio.wait((task,), timeout=max(0.0, give_up_at - asyncio.get_running_loop().time()))
         raise
     if not task.done():
+        too_late = True
         _leave(task)
         raise TimeoutError("the call to the store took longer than the guard allows, and may still take effect")
     if task.cancelled():

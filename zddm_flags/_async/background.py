@@ -54,8 +54,11 @@ class AsyncBackground(AsyncMigration[K, V]):
             self.mark_unmarked, lambda: bool(self._unmarked) and not self._closed, _MARK_SECONDS
         )
         # A probe waits for no copy or comparison: a stalled store holds them for as long as its driver lets it.
-        self._probing = AsyncErrand(self._probe, lambda: self._probe_with is not None, _CHORES_SECONDS)
+        self._probing = AsyncErrand(self._probe, self._has_probe, _CHORES_SECONDS)
         self._chores = AsyncErrand(self._do_chores, self._has_chores, _CHORES_SECONDS)
+
+    def _has_probe(self) -> bool:
+        return self._probe_with is not None and not self._closed
 
     def _has_chores(self) -> bool:
         return bool(self._to_copy) or bool(self._to_compare)
@@ -82,7 +85,8 @@ class AsyncBackground(AsyncMigration[K, V]):
             return
         succeeded: bool | None = None  # what is not made, or not to its end, says nothing of New
         try:
-            if self._new_takes_writes():  # a kill, of reads and writes, may have come since the probe was due
+            # A kill, of reads and writes, or close() may have come since the probe was due.
+            if self._new_takes_writes() and not self._closed:
                 await self._new.probe(asked[0])
                 succeeded = True
         except Exception as error:
@@ -166,14 +170,16 @@ class AsyncBackground(AsyncMigration[K, V]):
     async def _settle_copies(self) -> None:
         """What waits to be copied is copied, or not, as the settings say for `close()`."""
         copies = self._settings.copies
-        if copies.mode == "background" and copies.on_close == "finish":
-            # Not in the caller's own thread or task, which a New that hangs would keep for longer.
-            if self._to_copy:
-                self._chores.start()
-            await self._chores.wait(copies.close_seconds)
-        dropped = self._to_copy.clear()
-        if dropped:
-            self._drop(dropped)
+        try:
+            if copies.mode == "background" and copies.on_close == "finish":
+                # Not in the caller's own thread or task, which a New that hangs would keep for longer.
+                if self._to_copy:
+                    self._chores.start()
+                await self._chores.wait(copies.close_seconds)
+        finally:  # a close() that is cancelled leaves nothing behind either
+            dropped = self._to_copy.clear()
+            if dropped:
+                self._drop(dropped)
 
     # -- comparisons ------------------------------------------------------------------------------------------
 

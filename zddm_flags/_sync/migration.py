@@ -12,6 +12,7 @@ effect. A call that raised or was cancelled can (H4, H5), so its token stays unt
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Generic, Literal, TypeVar, assert_never
 
@@ -78,8 +79,10 @@ class Migration(Generic[K, V]):
         budget = None
         if settings.guard is not None:
             budget = min(settings.guard.budget_seconds, settings.max_call_seconds)
+            # A call that is cut off at its budget is slow, even where the budget is less than `slow_call_seconds`.
+            slow_call_seconds = min(settings.guard.slow_call_seconds, budget)
             self._breaker = CircuitBreaker(
-                settings.guard,
+                replace(settings.guard, slow_call_seconds=slow_call_seconds),
                 hangs_after_seconds=budget * HANGS_AFTER_BUDGETS,
                 clock=self._clock,
                 report=self._guard_changed,
