@@ -26,10 +26,10 @@ $(VENV)/.%: $(VENV)/.python $(SOURCES)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
 	@touch $@
 
-demo: $(VENV)/.demo  ## Watch live data move between two stores, ramped and killed from a flag
+demo: $(VENV)/.demo  ## Watch live data move between two stores, ramped and killed from a flag; SECONDS=28
 	@$(RUN) -m zddm_flags demo $(if $(SECONDS),--seconds $(SECONDS))
 
-test: $(VENV)/.dev  ## Run the tests
+test: $(VENV)/.dev  ## Run the tests; ARGS are for pytest
 	@$(RUN) -m pytest --numprocesses 2 $(ARGS)
 
 test-all:  ## Run the tests on every supported Python that is found, on the PATH or under pyenv
@@ -41,16 +41,16 @@ test-all:  ## Run the tests on every supported Python that is found, on the PATH
 		$(MAKE) --no-print-directory test PYTHON="$$python" VENV=".venv-$$version" || exit 1; \
 	done; test -n "$$found" || { echo "no supported Python was found" >&2; exit 1; }; echo "passed on Python$$found"
 
-explore: $(VENV)/.dev  ## Explore more and larger interleavings of the protocol, for SECONDS=60
+explore: $(VENV)/.dev  ## Explore more and larger interleavings of the protocol; SECONDS=60, SEED=a number
 	@$(RUN) -m tests.explorer $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
-torture: $(VENV)/.dev  ## Kill, cut and crash everything for SECONDS=30 each way, and check every read
+torture: $(VENV)/.dev  ## Kill and cut off real processes and servers, check every read; SECONDS=30 each way, SEED=a number
 	@$(RUN) -m tests.torture $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: $(VENV)/.dev  ## Measure what the proxy costs, as ratios inside one run
 	@$(RUN) -m tests.benchmarks $(ARGS)
 
-check: $(VENV)/.dev  ## Lint, types, generated code
+check: $(VENV)/.dev  ## Check lint, format, types and generated code
 	@$(RUN) -m ruff check
 	@$(RUN) -m ruff format --check
 	@$(RUN) .ci/generate_sync.py --check
@@ -61,7 +61,7 @@ check: $(VENV)/.dev  ## Lint, types, generated code
 examples: $(VENV)/.dev  ## Run every example
 	@for example in examples/*.py; do echo "== $$example"; $(RUN) "$$example" || exit 1; done
 
-generate: $(VENV)/.dev  ## Write the blocking twins and the vectors again
+generate: $(VENV)/.dev  ## Write the blocking twins and the hash vectors again
 	@$(RUN) .ci/generate_sync.py
 	@$(RUN) .ci/generate_vectors.py
 

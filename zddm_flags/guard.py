@@ -49,10 +49,11 @@ class Guard:
     """A call that takes this long or longer is slow; so is each one that goes over its budget. Let it be less than
     callers wait for an operation: what they cancel sooner says nothing of New."""
     budget_seconds: float = 1.0
-    """The time for one call to New; the proxy's `max_call_seconds` where that is less. A call in flight for longer
-    hangs, and counts as one that raised and was slow, however it ends. Asyncio, where New is in another process
-    (`StoreInfo.remote`): its caller goes on with Old, and the call is cancelled; it hangs until the driver is done
-    with that. Blocking: it cannot be stopped, so its caller waits until the driver's own time-outs end it."""
+    """The time for one call to New; the proxy's `max_call_seconds` where that is less. Asyncio, where New is in
+    another process (`StoreInfo.remote`): then its caller goes on with Old, and the call is cancelled; it hangs if
+    the driver is not done with that after as long again. Blocking: a call that takes longer hangs. It cannot be
+    stopped, so its caller waits until the driver's own time-outs end it. A call that was cancelled or hangs counts
+    as one that raised and was slow, however it ends."""
     min_calls: int = 20
     """Neither share counts while there are fewer calls in the window."""
     window_seconds: float = 10.0

@@ -50,6 +50,9 @@ class AsyncProxy(AsyncBackground[K, V]):
     A value that is served from New always equals what Old holds at some moment during the read, provided that
     every write goes through a proxy with the same ledger (the README lists the assumptions).
 
+    In the ledger each write and each copy takes a token, and ends it. A key is stale while New may lack a write of
+    it; Old serves it then. Tokens that were left, as by a killed process, are reaped: their keys become stale.
+
     Args:
         gate: which keys take part.
         old: the authority. Every write goes here first, and its errors reach the caller unchanged.
@@ -85,7 +88,8 @@ class AsyncProxy(AsyncBackground[K, V]):
         Unsupported: an adapter is of the wrong world or lacks read or write, or New's reads are not strong.
         LedgerMismatch: the in-memory ledger knows this migration with another hasher or encoding. A shared one
             raises it from the first write on.
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, or there is a `ledger` and no `name`.
+        TypeError: `guard`, `guardrail` or `shadow` is of another type.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ def command_line() -> None:
     """
 
 
-@command_line.command()
+@command_line.command(short_help="Watch 28,000 airports move, under live traffic.")
 @click.option(
     "--new",
     "kind",
