@@ -46,14 +46,15 @@ class Guard:
     max_slow_share: float = 0.8
     """New is not called any more when this share of the window's calls, or more, were slow."""
     slow_call_seconds: float = 0.5
-    """A call that takes this long or longer is slow; so is each one that goes over its budget. Let it be less than
-    callers wait for an operation: what they cancel sooner says nothing of New."""
+    """A call that takes this long or longer is slow; so is each one that hangs. Let it be less than
+    `budget_seconds`, and than callers wait for an operation: what they cancel sooner says nothing of New."""
     budget_seconds: float = 1.0
     """The time for one call to New; the proxy's `max_call_seconds` where that is less. Asyncio, where New is in
-    another process (`StoreInfo.remote`): then its caller goes on with Old, and the call is cancelled; it hangs if
-    the driver is not done with that after as long again. Blocking: a call that takes longer hangs. It cannot be
-    stopped, so its caller waits until the driver's own time-outs end it. A call that was cancelled or hangs counts
-    as one that raised and was slow, however it ends."""
+    another process (`StoreInfo.remote`): after it the call is cancelled, and its caller goes on with Old. A call
+    so cancelled counts as one that raised, unless the driver finishes it after all. Blocking: a call cannot be
+    stopped, so its caller waits until the driver's own time-outs end it. A call hangs when it is in flight for
+    longer than this; in asyncio, than twice this. It then counts as one that raised and was slow, however it ends.
+    """
     min_calls: int = 20
     """Neither share counts while there are fewer calls in the window."""
     window_seconds: float = 10.0
