@@ -42,7 +42,7 @@ class Copies:
         size_of: value -> bytes, where the estimate is not good enough: the length of a text or of bytes, else
             `sys.getsizeof` of the value and of what it holds, one level deep.
         on_close: what `close()` does with the keys that wait: `"finish"` copies them, as far as `per_second` and
-            `close_seconds` allow; `"drop"` drops them.
+            `close_seconds` allow (asyncio: in the event loop of the operations); `"drop"` drops them.
         close_seconds: how long `close()` may take over them; from 0.
 
     All but `mode` and `per_second` are for the background alone.

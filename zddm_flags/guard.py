@@ -46,12 +46,12 @@ class Guard:
     max_slow_share: float = 0.8
     """New is not called any more when this share of the window's calls, or more, were slow."""
     slow_call_seconds: float = 0.5
-    """A call that takes this long or longer is slow; so is each one that hangs. Let it be less than
-    `budget_seconds`, and than callers wait for an operation: what they cancel sooner says nothing of New."""
+    """A call that takes this long or longer is slow; so is each one that goes over its budget or hangs. Let it be
+    less than callers wait for an operation: what they cancel sooner says nothing of New."""
     budget_seconds: float = 1.0
     """The time for one call to New; the proxy's `max_call_seconds` where that is less. Asyncio, where New is in
     another process (`StoreInfo.remote`): after it the call is cancelled, and its caller goes on with Old. A call
-    so cancelled counts as one that raised, unless the driver finishes it after all. Blocking: a call cannot be
+    so cancelled counts as one that raised, even if the driver finishes it after all. Blocking: a call cannot be
     stopped, so its caller waits until the driver's own time-outs end it. A call hangs when it is in flight for
     longer than this; in asyncio, than twice this. It then counts as one that raised and was slow, however it ends.
     """
@@ -73,8 +73,8 @@ class Guard:
     blocking program give less than the number of threads: then the others never wait for New."""
     max_hanging_calls: int = 4
     """While so many calls hang, New is not called. Nor when so many calls in a row were slow and raised, as with a
-    driver's time-outs: in a row where none that began after them has succeeded. So a program of one thread is
-    protected too. At most `max_concurrent_calls`."""
+    driver's time-outs; one that succeeds begins the count anew. So a program of one thread is protected too. At
+    most `max_concurrent_calls`."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
