@@ -135,7 +135,7 @@ class AsyncMigration(Generic[K, V]):
             return False
         if breaker.probe_due():
             self._probe_with = (key,)
-        if self._probe_with is not None:
+        if self._probe_with is not None and not self._probing.alive:  # without a lock: the next one looks again
             self._probing.start()
         return True
 
