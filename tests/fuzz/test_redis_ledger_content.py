@@ -7,7 +7,6 @@ error (docs/guarantees.md: nobody notices rows that are older). What it could no
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -18,21 +17,17 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from tests.fuzz.effort import examples
+from tests.fuzz.ledger_scene import HOUR, IDENTITY, KEYS, LedgerScene
 from tests.servers import ValkeyServer
 from zddm_adapters.redis import RedisLedger
 from zddm_flags.errors import LedgerMismatch
-from zddm_flags.ledger import LedgerTable, MigrationLedger
-from zddm_flags.tokens import new_token
+from zddm_flags.ledger import MigrationLedger
 
-IDENTITY = "xxh3_64"
-HOUR = 3600.0
 LONGEST_ERROR = 1000
-CLEAN, PENDING, CONTENDED, STALE, BOTH = KEYS = (b"sclean", b"spending", b"scontended", b"sstale", b"sboth")
 COUNTS = (b"stale", b"entries", b"pending", b"tokens")
 META = (b"schema", b"identity", b"incarnation", b"opened", b"epoch", b"token_seconds", *COUNTS)
 NUMBER = re.compile(rb"[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?")
 INTEGER = re.compile(rb"0|[1-9][0-9]{0,14}")
-names = (f"fuzz-{number}" for number in itertools.count())
 
 
 @pytest.fixture(scope="module")
@@ -43,21 +38,12 @@ def client(valkey_server: ValkeyServer) -> Iterator[Any]:
     found.close()
 
 
-class Scene:
-    """A migration with a key of each kind, and the same in the reference."""
+class Scene(LedgerScene):
+    """In a ledger of Valkey."""
 
     def __init__(self, client: Any) -> None:
         self.client = client
-        self.name = next(names)
-        self.seen = self.migration()
-        self.reference = LedgerTable()
-        self.tokens: dict[bytes, bytes] = {}
-        for keys in ((PENDING, CONTENDED), (CONTENDED,), (STALE, BOTH)):
-            self.begin(self.seen, keys)
-            if STALE in keys:
-                self.end(self.seen, dict.fromkeys(keys, False))
-        self.begin(self.seen, (BOTH,))
-        self.open_to(self.seen)
+        super().__init__()
 
     def migration(self) -> MigrationLedger:
         """As another process has it, which sees the rows for the first time."""
@@ -70,42 +56,6 @@ class Scene:
     def forget(self) -> None:
         """Remove all that there is."""
         self.client.delete(*map(self.place, ("meta", "entries", "pending", "tokens")))
-
-    # What changes the ledger, and then the reference. The time of the reference does not matter.
-
-    def begin(self, ledger: MigrationLedger, keys: Any) -> None:
-        token = new_token()
-        ledger.begin(keys, token)
-        self.reference.begin(keys, token, 0.0)
-        self.tokens |= dict.fromkeys(keys, token)
-
-    def begin_copy(self, ledger: MigrationLedger) -> None:
-        token = new_token()
-        grant = ledger.begin_copy(KEYS, token)
-        wanted = self.reference.begin_copy(KEYS, token, 0.0)
-        assert grant.granted <= wanted.granted
-        assert grant.stale >= wanted.stale & grant.granted
-
-    def end(self, ledger: MigrationLedger, outcomes: dict[bytes, bool]) -> None:
-        for key, ok in outcomes.items():
-            ledger.end({key: ok}, self.tokens[key])
-            self.reference.end({key: ok}, self.tokens[key])
-
-    def withdraw(self, ledger: MigrationLedger) -> None:
-        for key, token in self.tokens.items():
-            ledger.withdraw([key], token)
-            self.reference.withdraw([key], token)
-
-    def open_to(self, ledger: MigrationLedger) -> None:
-        assert ledger.open_to(0.5).opened == 0.5
-
-    def dirty(self, ledger: MigrationLedger) -> None:
-        """No dirty key is called clean."""
-        assert set(ledger.dirty(KEYS)) >= set(self.reference.dirty(KEYS))
-
-    def reap(self, ledger: MigrationLedger) -> None:
-        """No token is taken from who may still use it, which is for an hour."""
-        assert ledger.reap(0.0) == 0
 
     def summary(self, ledger: MigrationLedger) -> None:
         summary = ledger.summary()
