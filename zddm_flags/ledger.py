@@ -9,6 +9,8 @@ around it. A ledger on a server does the same steps in its own language, each ca
 
 from __future__ import annotations
 
+import heapq
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -20,11 +22,13 @@ from zddm_flags.errors import InvalidKey, LedgerMismatch
 from zddm_flags.rollout import checked_rate
 
 __all__ = [
+    "MAX_CHECKPOINT_CHARACTERS",
     "MAX_KEY_BYTES",
     "MAX_TOKEN_BYTES",
     "AsyncInMemoryLedger",
     "AsyncLedger",
     "AsyncMigrationLedger",
+    "Checkpoint",
     "CopyGrant",
     "Grant",
     "InMemoryLedger",
@@ -33,12 +37,16 @@ __all__ = [
     "LedgerTable",
     "MigrationLedger",
     "Opening",
+    "StalePage",
+    "check_checkpoint",
 ]
 
 
 MAX_KEY_BYTES = 1024
 """The longest key that every ledger takes, in its type-tagged encoding."""
 MAX_TOKEN_BYTES = 48
+MAX_CHECKPOINT_CHARACTERS = 1_000_000
+"""The longest text of a checkpoint that every ledger takes."""
 
 
 class Opening(NamedTuple):
@@ -80,6 +88,25 @@ class LedgerSummary(NamedTuple):
     """Age of the oldest token by the ledger's clock; None where there is none."""
     opened: float
     epoch: int
+    reaped: int = 0
+    """Tokens that were ever reaped: what crashed, or took too long. Counted as `reap` counts them."""
+
+
+class StalePage(NamedTuple):
+    """Some stale keys, and the cursor at which to go on: None when there are no more."""
+
+    keys: Sequence[bytes]
+    next_cursor: str | None
+
+
+class Checkpoint(NamedTuple):
+    """What a long job keeps in the ledger, so that another process can go on from there."""
+
+    data: str
+    version: int
+    """How often it was saved, from 1."""
+    age_seconds: float
+    """How long ago it was saved, by the ledger's clock."""
 
 
 class MigrationLedger(Protocol):
@@ -98,8 +125,8 @@ class MigrationLedger(Protocol):
       says what to do.
     - InvalidKey: a key is too long for the ledger.
 
-    `begin` and `begin_copy` are never retried by a ledger or its driver: their first attempt may yet land. `end`,
-    `withdraw`, `dirty`, `alone`, `open_to`, `reap` and `summary` may be.
+    `begin` and `begin_copy` are never retried by a ledger or its driver: their first attempt may yet land. The
+    others may be, but for `reset`.
     """
 
     def begin(self, keys: Sequence[bytes], token: bytes) -> Grant:
@@ -149,6 +176,34 @@ class MigrationLedger(Protocol):
         """The same, as last seen by this process. No I/O, for blocking and asyncio ledgers alike."""
         ...
 
+    def stale_keys(self, cursor: str | None = None, limit: int = 1000) -> StalePage:
+        """About `limit` keys that are stale, whether a token is pending on them or not.
+
+        From the start, or after `cursor`, which is opaque. What is stale from the first page to the last is given
+        once or more; what becomes so meanwhile, or is no more, perhaps. A page may be empty though more follow.
+        """
+        ...
+
+    def checkpoints(self) -> Mapping[str, Checkpoint]:
+        """All checkpoints of the migration, by name."""
+        ...
+
+    def save_checkpoint(self, name: str, data: str, version: int) -> bool:
+        """Replace the checkpoint `name` if `version` is the one that it has (0: there is none); else False.
+
+        It has `version + 1` then. So of two who go on from the same one only the first succeeds. May be repeated:
+        where it has `version + 1` and this very `data`, it counts as replaced. A `name` has 1 to 64 characters,
+        lower-case ASCII letters, digits, `-`, `.` and `/`; `data` at most `MAX_CHECKPOINT_CHARACTERS`, no NUL.
+        """
+        ...
+
+    def reset(self) -> bool:
+        """Forget every stale key and checkpoint, let nothing be opened, and begin another epoch.
+
+        False, and nothing changed, where any token is pending. Atomic as a whole: no `begin` comes in between.
+        """
+        ...
+
 
 class AsyncMigrationLedger(Protocol):
     """The asyncio twin of `MigrationLedger`."""
@@ -191,6 +246,22 @@ class AsyncMigrationLedger(Protocol):
 
     def last_summary(self) -> LedgerSummary:
         """See `MigrationLedger.last_summary`."""
+        ...
+
+    async def stale_keys(self, cursor: str | None = None, limit: int = 1000) -> StalePage:
+        """See `MigrationLedger.stale_keys`."""
+        ...
+
+    async def checkpoints(self) -> Mapping[str, Checkpoint]:
+        """See `MigrationLedger.checkpoints`."""
+        ...
+
+    async def save_checkpoint(self, name: str, data: str, version: int) -> bool:
+        """See `MigrationLedger.save_checkpoint`."""
+        ...
+
+    async def reset(self) -> bool:
+        """See `MigrationLedger.reset`."""
         ...
 
 
@@ -241,6 +312,7 @@ class LedgerTable:
     def __init__(self) -> None:
         self.opened = 0.0
         self.epoch = 0
+        self.reaped = 0
         self._entries: dict[bytes, _Entry] = {}
         self._tokens: dict[bytes, tuple[float, set[bytes]]] = {}  # oldest first
         self._stale = 0
@@ -332,13 +404,29 @@ class LedgerTable:
                 if entry is not None and token in entry.pending:
                     self._remove(entry, key, token, stale=True)
             self._tokens.pop(token, None)
+        self.reaped += len(old)
         return len(old)
+
+    def stale_keys(self, after: bytes | None, limit: int) -> list[bytes]:
+        """At most `limit` stale keys that come after `after`, in their order."""
+        stale = (key for key, entry in self._entries.items() if entry.stale and (after is None or key > after))
+        return heapq.nsmallest(limit, stale)
+
+    def reset(self) -> bool:
+        """See `MigrationLedger.reset`; the checkpoints are not here."""
+        if self._tokens:
+            return False
+        self._entries.clear()
+        self._stale = 0
+        self.opened = 0.0
+        self.epoch += 1
+        return True
 
     def summary(self, now: float) -> LedgerSummary:
         """See `MigrationLedger.summary`."""
         oldest = next((begun for begun, _ in self._tokens.values()), None)
         age = None if oldest is None else max(0.0, now - oldest)
-        return LedgerSummary(self._stale, len(self._tokens), age, self.opened, self.epoch)
+        return LedgerSummary(self._stale, len(self._tokens), age, self.opened, self.epoch, self.reaped)
 
     def fingerprint(self) -> object:
         """The whole state, hashable: what an explorer remembers of it."""
@@ -358,6 +446,7 @@ class _InMemoryMigration:
         self._clock = clock
         self._table = LedgerTable()
         self._table.open_to(opened)
+        self._checkpoints: dict[str, tuple[str, int, float]] = {}
         self._lock = threading.Lock()
 
     def begin(self, keys: Sequence[bytes], token: bytes) -> Grant:
@@ -401,6 +490,33 @@ class _InMemoryMigration:
 
     last_summary = summary
 
+    def stale_keys(self, cursor: str | None = None, limit: int = 1000) -> StalePage:
+        with self._lock:
+            keys = self._table.stale_keys(None if cursor is None else bytes.fromhex(cursor), limit)
+        return StalePage(keys, keys[-1].hex() if len(keys) == limit else None)
+
+    def checkpoints(self) -> Mapping[str, Checkpoint]:
+        with self._lock:
+            now = self._clock()
+            kept = self._checkpoints.items()
+            return {name: Checkpoint(data, version, now - saved) for name, (data, version, saved) in kept}
+
+    def save_checkpoint(self, name: str, data: str, version: int) -> bool:
+        check_checkpoint(name, data)
+        with self._lock:
+            kept, known, _ = self._checkpoints.get(name, ("", 0, 0.0))
+            if known == version:
+                self._checkpoints[name] = (data, version + 1, self._clock())
+                return True
+            return known == version + 1 and kept == data
+
+    def reset(self) -> bool:
+        with self._lock:
+            cleared = self._table.reset()
+            if cleared:
+                self._checkpoints.clear()
+            return cleared
+
     def keep_tokens_for(self, seconds: float) -> None:
         """Reap no token that is younger than this."""
         with self._lock:
@@ -408,6 +524,14 @@ class _InMemoryMigration:
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
+
+
+def check_checkpoint(name: str, data: str) -> None:
+    """Refuse what no ledger keeps as a checkpoint. Raises ValueError."""
+    if re.fullmatch(r"[a-z0-9./-]{1,64}", name) is None:
+        raise ValueError(f"{name!r} is no name of a checkpoint")
+    if len(data) > MAX_CHECKPOINT_CHARACTERS or "\0" in data:
+        raise ValueError(f"the data of a checkpoint has at most {MAX_CHECKPOINT_CHARACTERS} characters, and no NUL")
 
 
 class InMemoryLedger:
@@ -491,6 +615,18 @@ class _AsyncInMemoryMigration:
 
     async def summary(self) -> LedgerSummary:
         return self._rows.summary()
+
+    async def stale_keys(self, cursor: str | None = None, limit: int = 1000) -> StalePage:
+        return self._rows.stale_keys(cursor, limit)
+
+    async def checkpoints(self) -> Mapping[str, Checkpoint]:
+        return self._rows.checkpoints()
+
+    async def save_checkpoint(self, name: str, data: str, version: int) -> bool:
+        return self._rows.save_checkpoint(name, data, version)
+
+    async def reset(self) -> bool:
+        return self._rows.reset()
 
 
 class AsyncInMemoryLedger:
