@@ -10,8 +10,13 @@
          ├─ Unsupported (TypeError)         the store cannot do what was asked of it
          ├─ LedgerUnavailable               the ledger did not answer; Old was not touched
          ├─ LedgerMismatch                  what the ledger holds is another's, or was lost
+         ├─ LedgerNotShared                 a job that many processes see needs a ledger that they share
+         ├─ CorruptCheckpoint               what a job kept in the ledger cannot be understood
+         ├─ Superseded                      another process took the job over
+         ├─ ResetRefused                    the ledger must not be cleared now; nothing was
          ├─ OperationTimedOut               the time for the operation ran out before Old was written
          ├─ ProxyClosed                     an operation on a proxy after close()
+         ├─ BadTarget                       `module:attribute` names no proxy
          ├─ NotForked                       postfork() before the LaunchDarkly client's own postfork()
          └─ NotApplied                      raised by an adapter or ledger: this call certainly took no effect
 
@@ -20,15 +25,20 @@ What a store raises is not wrapped: an error of Old reaches the caller as it is,
 """
 
 __all__ = [
+    "BadTarget",
+    "CorruptCheckpoint",
     "GateIsLive",
     "InvalidKey",
     "InvalidRollout",
     "LedgerMismatch",
+    "LedgerNotShared",
     "LedgerUnavailable",
     "NotApplied",
     "NotForked",
     "OperationTimedOut",
     "ProxyClosed",
+    "ResetRefused",
+    "Superseded",
     "Unsupported",
     "ZddmError",
 ]
@@ -65,6 +75,22 @@ class LedgerMismatch(ZddmError):
     """
 
 
+class LedgerNotShared(ZddmError):
+    """The proxy has a ledger in memory, which no other process sees and which ends with this one."""
+
+
+class CorruptCheckpoint(ZddmError):
+    """What a job kept in the ledger to go on from cannot be understood; the message says how to begin anew."""
+
+
+class Superseded(ZddmError):
+    """Another process has taken this job over, and goes on from where this one was. Nothing is lost."""
+
+
+class ResetRefused(ZddmError):
+    """The ledger was not cleared, for New may hold what it must go on distrusting. The message says what to do."""
+
+
 class OperationTimedOut(ZddmError):
     """`max_operation_seconds` ran out before Old was written: neither store was changed. Safe to retry.
 
@@ -74,6 +100,10 @@ class OperationTimedOut(ZddmError):
 
 class ProxyClosed(ZddmError):
     """The proxy was closed; it takes no more operations."""
+
+
+class BadTarget(ZddmError):
+    """What was named as `module:attribute` is not there, or is no proxy and makes none."""
 
 
 class NotForked(ZddmError):

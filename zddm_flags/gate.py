@@ -8,7 +8,7 @@ from typing import Any
 from zddm_flags import encoding
 from zddm_flags.errors import GateIsLive
 from zddm_flags.hashing import DeterministicHasher, XXH3Hasher, threshold
-from zddm_flags.rollout import Rollout, RolloutSource, StaticSource
+from zddm_flags.rollout import Rollout, RolloutSource, StaticSource, change_of
 from zddm_telemetry import report
 
 __all__ = ["Decision", "TrafficGate"]
@@ -123,15 +123,7 @@ class TrafficGate:
         self.source.set(rate)
         after = self.decision.rollout
         if after != before:
-            report(
-                "info",
-                "rate_changed",
-                read=after.read,
-                write=after.write,
-                old_read=before.read,
-                old_write=before.write,
-                reason="set_rate",
-            )
+            report("info", "rate_changed", **change_of(before, after), reason="set_rate")
 
     def close(self) -> None:
         """Stop following the source; the last rate stays. Idempotent."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from zddm_flags import _fork
 from zddm_flags.errors import InvalidRollout, NotForked
-from zddm_flags.rollout import CLOSED, Rollout
+from zddm_flags.rollout import CLOSED, Rollout, change_of
 from zddm_telemetry import report
 
 if TYPE_CHECKING:
@@ -340,8 +340,7 @@ class LaunchDarklySource:
         if rollout == old:
             return
         self._tell(rollout)
-        rates = {"read": rollout.read, "write": rollout.write, "old_read": old.read, "old_write": old.write}
-        self._note("info", "rate_changed", **rates, reason=reason)
+        self._note("info", "rate_changed", **change_of(old, rollout), reason=reason)
 
     def _tell(self, rollout: Rollout) -> None:
         self._telling = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Protocol, runtime_checkable
 from zddm_flags._fork import after_fork_in_child
 from zddm_flags.errors import InvalidRollout
 
-__all__ = ["CLOSED", "Rollout", "RolloutSource", "StaticSource", "checked_rate"]
+__all__ = ["CLOSED", "Rollout", "RolloutSource", "StaticSource", "change_of", "checked_rate"]
 
 
 def checked_rate(value: object) -> float:
@@ -36,18 +37,25 @@ class Rollout:
     A key whose hash rate is below `write` is written to both stores; one below `read` is also read from New.
     A `write` above `read` warms New before anything is read from it. Immutable, so safe to share.
 
+    `backfill_per_second`, at least 0 and finite, is how many rows of Old a backfill reads in a second, in all of
+    its workers together: 0 pauses it, None leaves it to the backfill.
+
     Raises:
-        InvalidRollout: a rate is not a finite number from 0 to 1, or `read > write`.
+        InvalidRollout: a rate is not a finite number from 0 to 1, `read > write`, or `backfill_per_second` is no
+            such number.
     """
 
     read: float
     write: float
+    backfill_per_second: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "read", checked_rate(self.read))
         object.__setattr__(self, "write", checked_rate(self.write))
         if self.read > self.write:
             raise InvalidRollout(f"the read rate {self.read} is above the write rate {self.write}")
+        if self.backfill_per_second is not None:
+            object.__setattr__(self, "backfill_per_second", _checked_pace(self.backfill_per_second))
 
     @classmethod
     def of(cls, rate: float) -> Rollout:
@@ -58,7 +66,7 @@ class Rollout:
     def parse(cls, value: object) -> Rollout:
         """Read a flag's value: a number, or an object with the numbers `read` and `write`.
 
-        Further members of the object are ignored, so that a flag can carry other settings beside the rates.
+        The object may have `backfill_per_second`, a number or null. Further members of the object are ignored, so that a flag can carry other settings beside the rates.
 
         Raises:
             InvalidRollout: the value is neither, or a rate is missing or wrong.
@@ -68,7 +76,29 @@ class Rollout:
         missing = [name for name in ("read", "write") if name not in value]
         if missing:
             raise InvalidRollout(f"the flag's object has no {' and no '.join(missing)}")
-        return cls(value["read"], value["write"])
+        return cls(value["read"], value["write"], value.get("backfill_per_second"))
+
+
+def _checked_pace(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidRollout(f"backfill_per_second is a number or null, not a {type(value).__name__}")
+    number = float.__float__(value) if isinstance(value, float) else int.__int__(value)
+    if not 0 <= number <= sys.float_info.max:  # NaN is in no range
+        raise InvalidRollout("backfill_per_second is at least 0, and finite")
+    return float(number)
+
+
+def change_of(before: Rollout, after: Rollout) -> dict[str, float | None]:
+    """What a log event says of a change."""
+    change: dict[str, float | None] = {
+        "read": after.read,
+        "write": after.write,
+        "old_read": before.read,
+        "old_write": before.write,
+    }
+    if after.backfill_per_second != before.backfill_per_second:
+        change["backfill_per_second"] = after.backfill_per_second
+    return change
 
 
 CLOSED = Rollout(0.0, 0.0)

@@ -30,8 +30,8 @@ from zddm_telemetry.version import VERSION
 __all__ = ["MigrationTelemetry", "OperationTelemetry", "StoreTelemetry", "Telemetry"]
 
 Store = Literal["old", "new"]
-Operation = Literal["read", "write", "delete"]
-_OPERATIONS: tuple[Operation, ...] = ("read", "write", "delete")
+Operation = Literal["read", "write", "delete", "scan"]
+_OPERATIONS: tuple[Operation, ...] = ("read", "write", "delete", "scan")
 _LOOK_AGAIN_SECONDS = 1.0
 _REPEAT_SECONDS = 10.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Any, TypeAlias, TypeVar
 
@@ -15,9 +15,11 @@ __all__ = [
     "Calls",
     "DefaultLedger",
     "Repeating",
+    "Stopper",
     "bounded",
     "check_adapter",
     "in_background",
+    "together",
 ]
 
 T = TypeVar("T")
@@ -138,6 +140,63 @@ def in_background(work: Calls[bool], pause_seconds: float) -> Repeating | None:
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
     return Repeating(task, loop)
+
+
+class Stopper:
+    """Ends a job early. Thread-safe; a signal's handler calls `stop` in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._stopped = False
+        self._waiting: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the job is to end."""
+        return self._stopped
+
+    def stop(self) -> None:
+        """End the job; what waits, waits no longer. Idempotent."""
+        self._stopped = True
+        for waiting, loop in list(self._waiting.items()):
+            loop.call_soon_threadsafe(waiting.set)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for so long, or until the job is to end."""
+        waiting = asyncio.Event()
+        self._waiting[waiting] = asyncio.get_running_loop()
+        try:
+            if not self._stopped:  # asked after `stop` can see who waits
+                await asyncio.wait_for(waiting.wait(), seconds)
+        except TimeoutError:
+            pass
+        finally:
+            del self._waiting[waiting]
+
+
+async def together(works: Sequence[Calls[None]], stopper: Stopper) -> None:
+    """Await all of them at once. Where one raises, or the caller is cancelled, the others are told to stop.
+
+    Raises what the first one did, when all have ended.
+    """
+
+    async def done(work: Calls[None]) -> None:
+        try:
+            await work()
+        except BaseException:
+            stopper.stop()
+            raise
+
+    tasks = [asyncio.ensure_future(done(work)) for work in works]
+    try:
+        await asyncio.wait(tasks)
+    except asyncio.CancelledError:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        raise
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
 
 
 _tasks: set[asyncio.Future[Any]] = set()  # event loops hold tasks by weak references only

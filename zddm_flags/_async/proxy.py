@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
-from zddm_flags._async.background import AsyncBackground
 from zddm_flags._async.changes import Change, Delete, Located, WriteMany, WriteOne
 from zddm_flags._async.migration import FORKED, by_name
+from zddm_flags._async.status import AsyncOverview
 from zddm_flags._fork import after_fork_in_child
 from zddm_flags.background import Copies, CopyMode, Shadow
 from zddm_flags.deadline import Deadline, DeadlinePassed
@@ -44,7 +44,7 @@ V = TypeVar("V")
 _DEFAULT_GUARD = Guard()
 
 
-class AsyncProxy(AsyncBackground[K, V]):
+class AsyncProxy(AsyncOverview[K, V]):
     """Reads and writes of one kind of thing while it moves from `old` to `new`.
 
     A value that is served from New always equals what Old holds at some moment during the read, provided that
@@ -517,14 +517,6 @@ class AsyncProxy(AsyncBackground[K, V]):
         if refused is not None:
             operation.instead("old_failed", len(located))
             raise refused.__cause__ or refused
-
-    def _locate(self, keys: Iterable[K]) -> list[Located[K]]:
-        """The distinct keys in canonical order, so that no two batches wait for each other in a circle."""
-        distinct: dict[bytes, Located[K]] = {}
-        for key in keys:
-            key_hash, name = self._gate.locate(key)
-            distinct[name] = Located(key_hash, name, key)
-        return sorted(distinct.values(), key=by_name)
 
     def _chunks(self, located: Sequence[Located[K]]) -> Iterator[Sequence[Located[K]]]:
         for start in range(0, len(located), self._settings.max_batch):

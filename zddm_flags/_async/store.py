@@ -9,13 +9,16 @@ from typing import Any, Generic, Literal, TypeVar
 
 from zddm_flags._async._world import Calls, bounded, check_adapter
 from zddm_flags.deadline import Deadline
+from zddm_flags.errors import Unsupported
 from zddm_flags.guard import CircuitBreaker
 from zddm_flags.protocols import (
+    AsyncScannable,
     AsyncStorageAdapter,
     AsyncSupportsDelete,
     AsyncSupportsDeleteMany,
     AsyncSupportsReadMany,
     AsyncSupportsWriteMany,
+    Page,
     StoreInfo,
     SupportsDescribe,
 )
@@ -27,7 +30,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 T = TypeVar("T")
 
-Operation = Literal["read", "write", "delete"]
+Operation = Literal["read", "write", "delete", "scan"]
 
 CallEnded = Callable[[str, float, bool], None]
 """Is told of each call that ended: the operation, with `_many` for several keys; seconds; whether it raised."""
@@ -53,6 +56,7 @@ class AsyncStore(Generic[K, V]):
         budget_seconds: float | None = None,
     ) -> None:
         check_adapter(role, adapter)
+        self._role = role
         self.info = adapter.describe() if isinstance(adapter, SupportsDescribe) else StoreInfo()
         self.telemetry = StoreTelemetry(
             telemetry,
@@ -72,6 +76,9 @@ class AsyncStore(Generic[K, V]):
         self._read_many: AsyncSupportsReadMany[K, V] | None = _having(adapter, "read_many")
         self._write_many: AsyncSupportsWriteMany[K, V] | None = _having(adapter, "write_many")
         self._delete_many: AsyncSupportsDeleteMany[K] | None = _having(adapter, "delete_many")
+        self._scannable: AsyncScannable[K, V] | None = _having(adapter, "scan")
+        self._partitions: AsyncScannable[K, V] | None = _having(adapter, "partitions")
+        self._count: Any = _having(adapter, "count")
 
     @property
     def can_delete(self) -> bool:
@@ -126,6 +133,28 @@ class AsyncStore(Generic[K, V]):
         for key in keys:
             deadline.check()
             await self.delete(key)
+
+    @property
+    def can_scan(self) -> bool:
+        """Whether the store can be walked from end to end."""
+        return self._scannable is not None
+
+    async def scan(self, cursor: str | None, limit: int, until: str | None) -> Page[K, V]:
+        """One page. Raises Unsupported where the adapter has no `scan`."""
+        if self._scannable is None:
+            raise Unsupported(f"{self._role}: its adapter has no scan()")
+        bound = {} if until is None else {"until": until}  # an adapter without ranges may know nothing of it
+        return await self._call("scan", limit, partial(self._scannable.scan, **bound), cursor, limit)
+
+    async def partitions(self, count: int) -> Sequence[tuple[str | None, str | None]]:
+        """At most `count` ranges of cursors that cover the store once; the whole, where it knows no others."""
+        if self._partitions is None or count == 1:
+            return [(None, None)]
+        return await self._partitions.partitions(count)
+
+    async def count(self) -> int | None:
+        """About how many keys there are; None where the adapter does not say."""
+        return None if self._count is None else int(await self._count.count())
 
     async def probe(self, key: K) -> None:
         """Read `key`, whatever the breaker says. Raises what that raises."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeAlias, TypeVar
 
 from zddm_flags.ledger import InMemoryLedger as DefaultLedger
@@ -15,9 +16,11 @@ __all__ = [
     "Calls",
     "DefaultLedger",
     "Repeating",
+    "Stopper",
     "bounded",
     "check_adapter",
     "in_background",
+    "together",
 ]
 
 T = TypeVar("T")
@@ -90,3 +93,50 @@ def in_background(work: Calls[bool], pause_seconds: float) -> Repeating | None:
     except RuntimeError:  # no more threads, or the interpreter is going down
         return None
     return Repeating(thread)
+
+
+class Stopper:
+    """Ends a job early. Thread-safe; a signal's handler calls `stop` in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._stopped = threading.Event()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the job is to end."""
+        return self._stopped.is_set()
+
+    def stop(self) -> None:
+        """End the job; what waits, waits no longer. Idempotent."""
+        self._stopped.set()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for so long, or until the job is to end."""
+        self._stopped.wait(seconds)
+
+
+def together(works: Sequence[Calls[None]], stopper: Stopper) -> None:
+    """Call all of them at once, in threads. Where one raises, or the caller is interrupted, the others stop.
+
+    Raises what the first one did, when all have ended.
+    """
+
+    def done(work: Calls[None]) -> None:
+        try:
+            work()
+        except BaseException:
+            stopper.stop()
+            raise
+
+    if len(works) == 1:
+        done(works[0])
+        return
+    with ThreadPoolExecutor(len(works), thread_name_prefix="zddm-worker") as pool:
+        try:
+            calls = [pool.submit(done, work) for work in works]
+            wait(calls)
+        except BaseException:
+            stopper.stop()  # or leaving the pool would wait for work that goes on
+            raise
+    for call in calls:
+        call.result()

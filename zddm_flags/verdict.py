@@ -1,0 +1,69 @@
+"""Whether it is time to cut over: a pure decision."""
+
+from __future__ import annotations
+
+from zddm_flags.jobs import Plan
+from zddm_flags.ledger import LedgerSummary
+from zddm_flags.rollout import Rollout
+
+__all__ = ["reasons_not_to_cut_over"]
+
+
+def reasons_not_to_cut_over(
+    rollout: Rollout, summary: LedgerSummary, backfill: Plan | None, verify: Plan | None, token_seconds: float
+) -> list[str]:
+    """Why it is not yet time, each with what to do; none where New holds all that Old does, and serves it."""
+    reasons: list[str] = []
+    if rollout.write < 1:
+        reasons.append(f"the flag writes {rollout.write:.4%} of the keys to New: raise it to 1")
+    if rollout.read < 1:
+        reasons.append(f"the flag reads {rollout.read:.4%} of the keys from New: raise it to 1")
+    if summary.opened < 1:
+        reasons.append(f"New was only ever opened for {summary.opened:.4%} of the keys")
+    if summary.stale:
+        reasons.append(f"{summary.stale:,} keys are stale, and served by Old: run repair")
+    oldest = summary.oldest_pending_seconds
+    if oldest is not None and oldest > token_seconds:
+        reasons.append(
+            f"an operation was left {oldest:.0f} s ago, by a process that ended: run status again, which reaps it, "
+            "then repair"
+        )
+    return [*reasons, *_backfill_reasons(backfill), *_verify_reasons(backfill, verify)]
+
+
+def _backfill_reasons(plan: Plan | None) -> list[str]:
+    if plan is None:
+        return ["no backfill was run: keys that no traffic touched are in Old only"]
+    if plan.state != "finished":
+        return ["the last backfill did not finish: run it again, and it goes on where it was"]
+    covered = float(plan.result.get("covered", 0.0))
+    reasons = []
+    if covered < 1:
+        reasons.append(f"the last backfill covered {covered:.4%} of the keys: run it again at a write rate of 1")
+    counts = plan.result.get("counts", {})
+    left = sum(int(counts.get(name, 0)) for name in ("refused", "pending", "too_long"))
+    if left:
+        reasons.append(f"the last backfill left {left:,} keys that it could not copy: run repair, then verify")
+    return reasons
+
+
+def _verify_reasons(backfill: Plan | None, verify: Plan | None) -> list[str]:
+    if verify is None:
+        return ["no verify was run: nothing proves that the stores are equal"]
+    if verify.state != "finished":
+        return ["the last verify did not finish: run it again, and it goes on where it was"]
+    reasons = []
+    counts = verify.result.get("counts", {})
+    different = sum(int(counts.get(name, 0)) for name in ("changed", "missing", "extra", "too_long"))
+    if different:
+        reasons.append(f"the last verify found {different:,} keys that differ: run repair --from-verify, then verify")
+    uncertain = sum(int(counts.get(name, 0)) for name in ("unsure", "failed"))
+    if uncertain:
+        reasons.append(f"the last verify could not compare {uncertain:,} keys: run it again")
+    if not verify.result.get("whole"):
+        reasons.append("the last verify looked at some keys only, or not at their values: run it without options")
+    if not verify.result.get("extra_checked"):
+        reasons.append("the last verify could not look for keys that only New has: its adapter has no scan()")
+    if backfill is not None and backfill.state == "finished" and verify.after != backfill.run:
+        reasons.append("the last verify began before the last backfill had finished: run it again")
+    return reasons
