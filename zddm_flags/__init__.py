@@ -3,6 +3,7 @@
 from zddm_flags._async.proxy import AsyncProxy
 from zddm_flags._sync.proxy import Proxy
 from zddm_flags.background import Copies, Shadow
+from zddm_flags.comparison import Comparison
 from zddm_flags.errors import NotApplied
 from zddm_flags.gate import TrafficGate
 from zddm_flags.guard import Guard
@@ -19,6 +20,7 @@ __all__ = [
     "AsyncInMemoryLedger",
     "AsyncProxy",
     "AsyncStorageAdapter",
+    "Comparison",
     "Copies",
     "DeterministicHasher",
     "FNV1a64Hasher",

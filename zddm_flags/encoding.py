@@ -13,15 +13,18 @@ bytes, `i` int, `u` UUID, `t` tuple, `d<length>:<qualified name>` dataclass, `x`
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from uuid import UUID
 
 from zddm_flags.errors import InvalidKey
 
-__all__ = ["MAX_DEPTH", "encode_key", "ledger_key", "tag_and_bytes"]
+__all__ = ["MAX_DEPTH", "decode", "encode_key", "hashed_bytes", "ledger_key", "tag_and_bytes"]
 
 MAX_DEPTH = 32
 """How deep tuples and dataclasses may be nested in a key."""
+
+LENGTH = re.compile(rb"(0|[1-9][0-9]{0,17}):")
 
 
 def tag_and_bytes(key: object, depth: int = MAX_DEPTH) -> tuple[bytes, bytes]:
@@ -87,6 +90,79 @@ def ledger_key(key: object) -> bytes:
     """The type-tagged bytes that name `key` in a ledger. Raises `InvalidKey`."""
     tag, data = tag_and_bytes(key)
     return tag + data
+
+
+def decode(name: bytes) -> object:
+    """The key that `ledger_key` gives this name: a str, bytes, int, UUID, or tuple of these.
+
+    A key of a subclass comes back as one of its base. Thread-safe.
+
+    Raises:
+        InvalidKey: the key is, or holds, a dataclass; its bytes are those of an `encode=`; or `ledger_key` gives
+            no key this name. The text says which tag stands there, and nothing else of the key.
+    """
+    key = _decoded(name, MAX_DEPTH)
+    if ledger_key(key) != name:  # int() and UUID() take more than what is canonical
+        raise _no_name()
+    return key
+
+
+def hashed_bytes(name: bytes) -> bytes:
+    """The part of a name in a ledger that is hashed: what stands behind the tag, which is not looked into.
+
+    That is what `encode_key` gives for the key, or what an `encode=` gave for it. Thread-safe.
+
+    Raises:
+        InvalidKey: the name begins with none of the tags, or ends within that of a dataclass.
+    """
+    if name[:1] != b"d":
+        if name[:1] not in {b"s", b"b", b"i", b"u", b"t", b"x"}:
+            raise _no_name()
+        return name[1:]
+    return name[_measured(name, 1)[1] :]
+
+
+def _decoded(name: bytes, depth: int) -> object:
+    tag, data = name[:1], name[1:]
+    try:
+        match tag:
+            case b"s":
+                return data.decode()
+            case b"b":
+                return data
+            case b"i":
+                return int(data)
+            case b"u":
+                return UUID(data.decode())
+            case b"t" if depth > 0:
+                return tuple(_decoded(element, depth - 1) for element in _elements(data))
+            case b"d":
+                raise InvalidKey("the name of a dataclass (tag d) does not lead back to the key")
+            case b"x":
+                raise InvalidKey("a name whose bytes an encode= made (tag x) does not lead back to the key")
+            case _:
+                raise _no_name()
+    except ValueError:  # from None: its text quotes the key
+        raise _no_name() from None
+
+
+def _elements(chain: bytes) -> Iterator[bytes]:
+    end = 0
+    while end < len(chain):
+        start, end = _measured(chain, end)
+        yield chain[start:end]
+
+
+def _measured(data: bytes, at: int) -> tuple[int, int]:
+    """Where that begins and ends whose length is said at `at`."""
+    length = LENGTH.match(data, at)
+    if length is None or length.end() + int(length[1]) > len(data):
+        raise _no_name()
+    return length.end(), length.end() + int(length[1])
+
+
+def _no_name() -> InvalidKey:
+    return InvalidKey("these bytes are the name of no key in a ledger")
 
 
 def custom(encode: Callable[[object], bytes]) -> Callable[[object], tuple[bytes, bytes]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zddm_flags import encoding
-from zddm_flags.errors import GateIsLive
+from zddm_flags.errors import GateIsLive, InvalidKey
 from zddm_flags.hashing import DeterministicHasher, XXH3Hasher, threshold
 from zddm_flags.rollout import Rollout, RolloutSource, StaticSource, change_of
 from zddm_telemetry import report
@@ -77,6 +77,25 @@ class TrafficGate:
             return self._hash(data), b"s" + data
         tag, data = self._tag_and_bytes(key)
         return self._hash(data), tag + data
+
+    def hash_of(self, name: bytes) -> int:
+        """The hash of the key that has this name in a ledger: what `locate` gave with it.
+
+        Raises:
+            InvalidKey: no key has such a name.
+        """
+        return self._hash(encoding.hashed_bytes(name))
+
+    def key_of(self, name: bytes) -> object:
+        """The key that has this name in a ledger.
+
+        Raises:
+            InvalidKey: the gate has an `encode`, which cannot be undone; the key is, or holds, a dataclass; or no
+                key has such a name.
+        """
+        if self._tag_and_bytes is not encoding.tag_and_bytes:
+            raise InvalidKey("this gate's encode= makes names of keys, and nothing makes keys of names")
+        return encoding.decode(name)
 
     def should_pass(self, key: object) -> bool:
         """Whether `key` is read from New at the rate wanted now. Raises `InvalidKey`."""

@@ -531,7 +531,9 @@ def check_checkpoint(name: str, data: str) -> None:
     if re.fullmatch(r"[a-z0-9./-]{1,64}", name) is None:
         raise ValueError(f"{name!r} is no name of a checkpoint")
     if len(data) > MAX_CHECKPOINT_CHARACTERS or "\0" in data:
-        raise ValueError(f"the data of a checkpoint has at most {MAX_CHECKPOINT_CHARACTERS} characters, and no NUL")
+        raise ValueError(
+            f"the data of a checkpoint has at most {MAX_CHECKPOINT_CHARACTERS} characters, and no NUL"
+        )
 
 
 class InMemoryLedger:

@@ -1,8 +1,8 @@
 """What a store must offer to take part, and what it may offer besides.
 
 `StorageAdapter` is all that must be written. The other protocols are optional: a proxy uses what it finds, and
-never calls `Scannable`, which is for a loop of yours over all keys (see the README). Every protocol has an asyncio
-twin with the prefix `Async`.
+never calls `Scannable` and `SupportsCount`, which are for a loop of yours over all keys (see the README). Every
+protocol has an asyncio twin with the prefix `Async`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 __all__ = [
     "AsyncScannable",
     "AsyncStorageAdapter",
+    "AsyncSupportsCount",
     "AsyncSupportsDelete",
     "AsyncSupportsDeleteMany",
     "AsyncSupportsReadMany",
@@ -22,6 +23,7 @@ __all__ = [
     "Scannable",
     "StorageAdapter",
     "StoreInfo",
+    "SupportsCount",
     "SupportsDelete",
     "SupportsDeleteMany",
     "SupportsDescribe",
@@ -196,6 +198,24 @@ class AsyncScannable(Protocol[K, V]):
 
     async def partitions(self, count: int) -> Sequence[tuple[str | None, str | None]]:
         """At most `count` ranges, after one cursor up to and with another, that cover the store once."""
+        ...
+
+
+@runtime_checkable
+class SupportsCount(Protocol):
+    """A store that can say how large it is."""
+
+    def count(self) -> int:
+        """About how many keys the store holds now; cheap if it can be. For progress, never for decisions."""
+        ...
+
+
+@runtime_checkable
+class AsyncSupportsCount(Protocol):
+    """The asyncio twin of `SupportsCount`."""
+
+    async def count(self) -> int:
+        """About how many keys the store holds now; cheap if it can be. For progress, never for decisions."""
         ...
 
 

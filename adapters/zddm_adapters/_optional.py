@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 __all__ = ["attach_optional_methods"]
 
-OPTIONAL_METHODS = ("delete", "read_many", "write_many", "delete_many", "scan", "partitions")
+OPTIONAL_METHODS = ("delete", "read_many", "write_many", "delete_many", "scan", "partitions", "count")
 
 
 def attach_optional_methods(wrapper: object, adapter: object, named: Callable[[str], object]) -> None:

@@ -71,6 +71,10 @@ class ThreadedAdapter(Generic[K, V]):
             """At most `count` ranges that cover the store once."""
             ...
 
+        async def count(self) -> int:
+            """About how many keys the store holds now."""
+            ...
+
         def describe(self) -> StoreInfo:
             """What the wrapped adapter says."""
             ...

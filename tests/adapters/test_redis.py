@@ -273,6 +273,15 @@ class TestScan:
         assert await walk(adapter) == []
         assert await settle(adapter.partitions(4)) == [(None, None)]
 
+    async def test_count(self, adapter, world):
+        """The count is that of the database: what stands outside the prefix is in it."""
+        assert await settle(adapter.count()) == 0
+        await settle(adapter.write_many({"a": b"1", "b": b"2"}))
+        await settle(adapter.write("a", b"3"))
+        assert await settle(adapter.count()) == 2
+        world.beside.set("orders:1", b"")
+        assert await settle(adapter.count()) == 3
+
     @pytest.mark.parametrize("limit", [3, 50])
     async def test_what_is_there_throughout_is_given(self, adapter, world, limit):
         """Keys that are there all the while are given, though the server's table grows and shrinks meanwhile."""
@@ -723,6 +732,14 @@ class TestCluster:
             await settle(self.adapter(cluster).scan())
         with redis.Redis(host=cluster_server.host, port=cluster_server.port) as primary:
             assert dict(await walk(RedisAdapter(primary), 2)) == {"a": b"1", "b": b"2", "c": b"3"}
+
+    async def test_a_count_of_each_primary(self, cluster, cluster_server):
+        """A cluster is refused as a whole, and each of its servers can be counted with a client of its own."""
+        await settle(self.adapter(cluster).write_many({"a": b"1", "b": b"2", "c": b"3"}))
+        with pytest.raises(Unsupported, match="primary"):
+            await settle(self.adapter(cluster).count())
+        with redis.Redis(host=cluster_server.host, port=cluster_server.port) as primary:
+            assert RedisAdapter(primary).count() == 3
 
     async def test_what_is_certain(self, cluster, cluster_server):
         """A refusal of a batch's first key is certain; afterwards some may have been written."""

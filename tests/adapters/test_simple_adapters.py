@@ -30,10 +30,17 @@ from zddm_adapters import (
 )
 from zddm_flags import AsyncInMemoryLedger, AsyncProxy, InMemoryLedger, TrafficGate
 from zddm_flags.errors import NotApplied, Unsupported
-from zddm_flags.protocols import Scannable, StorageAdapter, StoreInfo, SupportsDelete
+from zddm_flags.protocols import (
+    AsyncSupportsCount,
+    Scannable,
+    StorageAdapter,
+    StoreInfo,
+    SupportsCount,
+    SupportsDelete,
+)
 
 KEYS = st.text() | st.integers() | st.binary() | st.uuids()
-OPTIONAL = ("delete", "read_many", "write_many", "delete_many", "scan", "partitions")
+OPTIONAL = ("delete", "read_many", "write_many", "delete_many", "scan", "partitions", "count")
 
 
 async def walk(adapter: Any, limit: int = 3) -> list[tuple[Any, Any]]:
@@ -132,6 +139,15 @@ class TestEveryAdapter:
         """A store without a key scans as empty, and is one range."""
         assert await walk(make()) == []
         assert list(await settle(make().partitions(4))) == [(None, None)]
+
+    async def test_count(self, make):
+        """The count is the number of keys, of a store behind another adapter too."""
+        adapter = make({"a": 1, "b": 2})
+        assert await settle(adapter.count()) == 2
+        await settle(adapter.write("a", 3))
+        await settle(adapter.delete("b"))
+        assert await settle(adapter.count()) == 1
+        assert await settle(make().count()) == 0
 
 
 class TestInMemory:
@@ -295,6 +311,7 @@ class TestMappedAdapter:
         mapped: MappedAdapter[str, int] = MappedAdapter(InMemoryAdapter(name="users"))
         assert [name for name in OPTIONAL if hasattr(mapped, name)] == list(OPTIONAL)
         assert isinstance(mapped, Scannable)
+        assert isinstance(mapped, SupportsCount)
         assert mapped.describe().collection == "users"
 
     @pytest.mark.parametrize("batch", [False, True])
@@ -450,6 +467,7 @@ class TestThreadedAdapter:
         assert [name for name in (*OPTIONAL, "describe") if hasattr(ThreadedAdapter(bare), name)] == []
         full: ThreadedAdapter[str, int] = ThreadedAdapter(InMemoryAdapter(name="users"))
         assert all(inspect.iscoroutinefunction(getattr(full, name)) for name in OPTIONAL)
+        assert isinstance(full, AsyncSupportsCount)
         assert full.describe().collection == "users"
 
     def test_refusals(self):

@@ -43,9 +43,11 @@ from zddm_flags.errors import NotApplied, Unsupported
 from zddm_flags.protocols import (
     AsyncScannable,
     AsyncStorageAdapter,
+    AsyncSupportsCount,
     AsyncSupportsDelete,
     Scannable,
     StorageAdapter,
+    SupportsCount,
     SupportsDelete,
 )
 
@@ -124,9 +126,9 @@ class TestSingle:
 
     async def test_protocols(self, adapter, world):
         """The adapter offers all that an adapter may offer."""
-        kinds: tuple[Any, ...] = (StorageAdapter, SupportsDelete, Scannable)
+        kinds: tuple[Any, ...] = (StorageAdapter, SupportsDelete, Scannable, SupportsCount)
         if isinstance(adapter, AsyncSqlAlchemyAdapter):
-            kinds = (AsyncStorageAdapter, AsyncSupportsDelete, AsyncScannable)
+            kinds = (AsyncStorageAdapter, AsyncSupportsDelete, AsyncScannable, AsyncSupportsCount)
             assert inspect.iscoroutinefunction(adapter.read)
         assert all(isinstance(adapter, kind) for kind in kinds)
 
@@ -198,6 +200,18 @@ class TestScan:
         page = await settle(adapter.scan())
         assert (list(page.items), page.next_cursor) == ([], None)
         assert await settle(adapter.partitions(4)) == [(None, None)]
+
+    async def test_count(self, adapter, world, users):
+        """The count is the number of rows that are committed, whoever wrote them."""
+        assert await settle(adapter.count()) == 0
+        await settle(adapter.write_many(dict.fromkeys(range(50), ANN)))
+        await settle(adapter.write(7, BOB))
+        await settle(adapter.delete(8))
+        with world.beside.connect() as connection:
+            connection.execute(users.insert().values(id=99, name="Eve"))
+            assert await settle(adapter.count()) == 49
+            connection.commit()
+        assert await settle(adapter.count()) == 50
 
     @pytest.mark.parametrize("count", [1, 2, 3, 8, 100])
     async def test_partitions_cover_the_table_once(self, adapter, count):

@@ -352,6 +352,41 @@ class PartitionsAreTooMany(Store):
         return super().partitions(count + 1)
 
 
+# -- count
+
+
+class CountsItsWrites(Store):
+    written = 0
+
+    def write(self, key, value):
+        super().write(key, value)
+        self.written += 1
+
+    def count(self):
+        return self.written
+
+
+class CountsNoDeletes(Store):
+    def delete(self, key):
+        super().delete(key)
+        self._values.setdefault("deleted", 0)
+
+
+class CountIsUnknown(Store):
+    def count(self) -> Any:
+        return None
+
+
+class CountIsNegative(Store):
+    def count(self):
+        return super().count() or -1  # as PostgreSQL's estimate of a new table
+
+
+class CountIsAFlag(Store):
+    def count(self):
+        return bool(self._values)
+
+
 # -- describe
 
 
@@ -405,6 +440,11 @@ WRONG: list[tuple[str, type[Store], str]] = [
     ("partitions_cover_the_store_once", PartitionsOverlap, "must visit each key once"),
     ("partitions_cover_the_store_once", PartitionsEndTooEarly, "from its start to its end, both None"),
     ("partitions_cover_the_store_once", PartitionsAreTooMany, "it must give 1 to"),
+    ("count_is_the_number_of_keys", CountsItsWrites, "count() gave 50, and the store holds 25 keys"),
+    ("count_is_the_number_of_keys", CountsNoDeletes, "count() gave 25, and the store holds 24 keys"),
+    ("count_is_the_number_of_keys", CountIsUnknown, "it must give an int, 0 or more"),
+    ("count_is_the_number_of_keys", CountIsNegative, "it must give an int, 0 or more"),
+    ("count_is_the_number_of_keys", CountIsAFlag, "it must give an int, 0 or more"),
     ("describe_says_what_the_store_is", DescribesInADictionary, "it must give a StoreInfo"),
 ]
 OBJECTS = {"the_store_keeps_no_objects_of_the_caller"}
@@ -437,6 +477,17 @@ def test_every_rule_is_broken_by_one():
 def test_the_right_one_passes(rule):
     """The adapter that the wrong ones are made of keeps every rule, none of them skipped."""
     check(rule, Store)
+
+
+def test_a_count_may_be_an_estimate():
+    """Where the subclass says that the store keeps an estimate, any number of keys will do, but no other thing."""
+    contract = Checked()
+    contract.counts_exactly = False
+    contract.kind = CountsItsWrites
+    contract.test_count_is_the_number_of_keys()
+    contract.kind = CountIsUnknown
+    with pytest.raises(AssertionError, match="it must give an int"):
+        contract.test_count_is_the_number_of_keys()
 
 
 # -- asyncio only

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import subprocess
 import sys
+import traceback
 from collections import namedtuple
 from typing import NamedTuple
 from uuid import UUID
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from zddm_flags.encoding import custom, encode_key, ledger_key, tag_and_bytes
+from zddm_flags.encoding import MAX_DEPTH, custom, decode, encode_key, hashed_bytes, ledger_key, tag_and_bytes
 from zddm_flags.errors import InvalidKey, ZddmError
 from zddm_flags.vectors import load_vectors
 
@@ -258,3 +260,163 @@ def test_an_error_of_a_custom_encoding_is_the_callers():
 
     with pytest.raises(LookupError, match="mine"):
         custom(encode)(1)
+
+
+# --- From names back to keys
+
+DEEP = st.builds(
+    lambda key, depth: functools.reduce(lambda inner, _: (inner,), range(depth), key),
+    SIMPLE,
+    st.integers(0, MAX_DEPTH),
+)
+# Bytes that nearly are a name: what `int`, `UUID` and a careless reader of lengths would take.
+PIECES = [
+    b"s",
+    b"b",
+    b"i",
+    b"u",
+    b"t",
+    b"d",
+    b"x",
+    b"0",
+    b"1",
+    b"2:",
+    b"10:",
+    b"01:",
+    b":",
+    b"-",
+    b"+",
+    b"_",
+    b" ",
+]
+PIECES += [b"\xff", b"\xd9\xa1", b"{", b"urn:uuid:", b"00000000-0000-0000-0000-00000000000a", b"A"]
+NOISE = st.lists(st.sampled_from(PIECES) | st.binary(max_size=4), max_size=8).map(b"".join)
+
+
+@given(key=KEYS | DEEP)
+@example(key=10**4299)
+@example(key=-1)
+@example(key=((), ("",), (b"",)))
+def test_a_name_leads_back_to_its_key(key):
+    """Decoding a name gives the key of that name, in type and value, and its hashed bytes are the key's."""
+    assert shape(decode(ledger_key(key))) == shape(key)
+    assert hashed_bytes(ledger_key(key)) == encode_key(key)
+
+
+@given(name=NOISE | st.binary(max_size=40))
+@example(name=b"")
+@example(name=b"i-0")
+@example(name=b"i01")
+@example(name=b"i1_0")
+@example(name=b"i 1")
+@example(name="i\u0661".encode())
+@example(name=b"u" + b"0" * 32)
+@example(name=b"u00000000-0000-0000-0000-00000000000A")
+@example(name=b"s\xed\xa0\x80")  # a lone surrogate
+@example(name=b"t02:sa")
+@example(name=b"t3:sa")
+@example(name=b"t0:")
+@example(name=b"t2:sa1")
+def test_what_is_no_name_is_refused(name):
+    """Bytes are decoded only to a key that has them for its name; else InvalidKey is raised."""
+    try:
+        key = decode(name)
+    except InvalidKey:
+        return
+    assert ledger_key(key) == name
+
+
+@given(key=KEYS, cut=st.integers(0, 200), noise=NOISE, keep=st.integers(0, 200))
+def test_a_name_that_was_damaged_is_another_or_none(key, cut, noise, keep):
+    """A name that was cut, or patched, decodes to the key that it now names, or to none."""
+    name = ledger_key(key)
+    damaged = name[:cut] + noise + name[cut + keep :]
+    try:
+        found = decode(damaged)
+    except InvalidKey:
+        return
+    assert ledger_key(found) == damaged
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (ledger_key(Point(1, 2)), "dataclass"),
+        (ledger_key(("a", Point(1, 2))), "dataclass"),
+        (b"d", "dataclass"),
+        (b"xsecret", "encode="),
+        (b"qsecret", "no key"),
+        (b"ssecret\xff", "no key"),
+        (b"isecret", "no key"),
+        (b"usecret", "no key"),
+        (b"t9:secret", "no key"),
+    ],
+)
+def test_the_refusal_names_the_tag_and_not_the_key(name, text):
+    """The error says what stands in the way, and shows nothing of the name."""
+    with pytest.raises(InvalidKey, match=text) as raised:
+        decode(name)
+    shown = traceback.TracebackException.from_exception(raised.value)
+    while shown is not None:
+        assert "secret" not in str(shown)
+        assert "Point" not in str(shown)
+        shown = shown.__cause__ or (None if shown.__suppress_context__ else shown.__context__)
+
+
+def test_a_name_nested_too_deep():
+    """A name nested deeper than a key may be is that of no key, however deep."""
+
+    def name(depth: int) -> bytes:
+        found = b"t"
+        for _ in range(depth - 1):
+            found = b"t%d:%s" % (len(found), found)
+        return found
+
+    assert ledger_key(decode(name(MAX_DEPTH))) == name(MAX_DEPTH)
+    for depth in (MAX_DEPTH + 1, 3000):
+        with pytest.raises(InvalidKey, match="no key"):
+            decode(name(depth))
+
+
+@pytest.mark.timeout(20)
+def test_no_bytes_take_long_to_decode():
+    """A megabyte, however it is made up, is decoded or refused in a time that grows with its length only."""
+    size = 10**6
+    many = b"t" + b"1:s" * (size // 3)
+    assert ledger_key(decode(many)) == many
+    nest = b"1:s" * (size // 3)
+    for _ in range(MAX_DEPTH - 1):
+        nest = b"%d:t%s" % (len(nest) + 1, nest)
+    assert ledger_key(decode(b"t" + nest)) == b"t" + nest
+    for name in (b"i" + b"1" * size, b"i" + b" " * size, b"t" + b"1" * size, b"t" + b"1:t" * (size // 3) + b"1"):
+        with pytest.raises(InvalidKey):
+            decode(name)
+
+
+@pytest.mark.parametrize("key", [Point(1, 2), Labelled(1, "a"), type("", (Point,), {})(1, 2)])
+def test_the_hashed_bytes_of_a_dataclass(key):
+    """A dataclass's name in a tag is no part of what is hashed."""
+    assert hashed_bytes(ledger_key(key)) == encode_key(key)
+
+
+def test_the_hashed_bytes_of_a_custom_encoding():
+    """With `encode` what it gave is hashed."""
+    assert hashed_bytes(b"xd3:a") == b"d3:a"
+
+
+@pytest.mark.parametrize(
+    "name", [b"", b"q", b"d", b"d5", b"d5:Poin", b"d05:Point", b"d-1:", b"d:", b"d" + b"9" * 9999]
+)
+def test_what_has_no_hashed_bytes(name):
+    """A name without a tag, or with one that was cut, is refused."""
+    with pytest.raises(InvalidKey, match="no key"):
+        hashed_bytes(name)
+
+
+@given(name=NOISE | st.binary())
+def test_hashed_bytes_of_anything(name):
+    """Any bytes have hashed bytes that they end with, or are refused."""
+    try:
+        assert name.endswith(hashed_bytes(name))
+    except InvalidKey:
+        assert name[:1] not in {b"s", b"b", b"i", b"u", b"t", b"x"}

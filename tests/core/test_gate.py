@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 import uuid
@@ -152,6 +153,56 @@ def test_what_is_no_hasher_is_refused(hasher):
     """A function or a name in place of a hasher is refused by a TypeError that says what is wanted."""
     with pytest.raises(TypeError, match="`name` and `hash`"):
         TrafficGate(hasher=hasher)
+
+
+# --- From names back
+
+
+ANY = st.recursive(KEYS, lambda inner: st.lists(inner, max_size=3).map(tuple), max_leaves=5)
+HASHERS = st.sampled_from([XXH3Hasher(), XXH64Hasher(), FNV1a64Hasher()])
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    tenant: object
+    number: object
+
+
+@given(key=ANY | st.builds(Order, ANY, ANY), hasher=HASHERS)
+def test_a_name_has_the_hash_of_its_key(key, hasher):
+    """From a name in the ledger alone a gate finds the key's hash, a dataclass's too."""
+    gate = TrafficGate(hasher=hasher)
+    value, name = gate.locate(key)
+    assert gate.hash_of(name) == value
+
+
+@given(data=st.binary(), hasher=HASHERS)
+def test_a_name_of_a_custom_encoding_has_the_hash_of_its_key(data, hasher):
+    """The same where the bytes are the caller's, whatever they look like."""
+    gate = TrafficGate(hasher=hasher, encode=lambda key: key)
+    value, name = gate.locate(data)
+    assert gate.hash_of(name) == value
+    with pytest.raises(InvalidKey, match="encode="):
+        gate.key_of(name)
+
+
+@given(key=ANY)
+def test_a_name_has_a_key(key):
+    """A gate gives the key of a name, and the name of that key again."""
+    gate = TrafficGate()
+    name = gate.locate(key)[1]
+    assert gate.key_of(name) == key
+    assert gate.locate(gate.key_of(name))[1] == name
+
+
+def test_names_without_a_key():
+    """A name of a dataclass leads back to no key, and what is no name has neither key nor hash."""
+    gate = TrafficGate()
+    with pytest.raises(InvalidKey, match="dataclass"):
+        gate.key_of(gate.locate(Order("a", 1))[1])
+    for call in (gate.key_of, gate.hash_of):
+        with pytest.raises(InvalidKey, match="no key"):
+            call(b"nonsense")
 
 
 # --- The rate

@@ -9,7 +9,16 @@ from sqlalchemy import Engine, Table
 
 from zddm_adapters import AsyncInMemoryAdapter, InMemoryAdapter, MappedAdapter, ThreadedAdapter
 from zddm_adapters.sqlalchemy import SqlAlchemyAdapter
-from zddm_flags import AsyncProxy, InMemoryLedger, Proxy, ProxyStats, Rollout, StaticSource, TrafficGate
+from zddm_flags import (
+    AsyncProxy,
+    Comparison,
+    InMemoryLedger,
+    Proxy,
+    ProxyStats,
+    Rollout,
+    StaticSource,
+    TrafficGate,
+)
 from zddm_flags.testing.contract import AsyncStorageAdapterContract, LedgerContract, StorageAdapterContract
 
 
@@ -49,6 +58,10 @@ users.write_many({"ada": User("Ada")})
 
 AsyncProxy(gate, ByHand(), ByHand())  # pyright: ignore[reportArgumentType] - blocking stores
 Proxy(gate, AsyncInMemoryAdapter[str, int](), InMemoryAdapter[str, int]())  # pyright: ignore[reportArgumentType]
+
+assert_type(Comparison(ignore=["seen_at"]).differing(User("Ada"), None), tuple[str, ...] | None)
+Comparison(equal=lambda old, new: old == new)
+Comparison(None)  # pyright: ignore[reportCallIssue] - by name only
 
 
 def of_a_table(engine: Engine, table: Table) -> None:

@@ -60,6 +60,10 @@ class AsyncMappedAdapter(Generic[K, V]):
             """At most `count` ranges that cover the store once."""
             ...
 
+        async def count(self) -> int:
+            """About how many keys the store holds now."""
+            ...
+
         def describe(self) -> StoreInfo:
             """What the wrapped adapter says."""
             ...
@@ -130,6 +134,10 @@ class AsyncMappedAdapter(Generic[K, V]):
     async def _partitions(self, count: int) -> Sequence[tuple[str | None, str | None]]:
         partitions: Sequence[tuple[str | None, str | None]] = await self._adapter.partitions(count)
         return partitions
+
+    async def _count(self) -> int:
+        count: int = await self._adapter.count()
+        return count
 
     def _load(self, stored: object) -> V:
         value: V = self._load_value(stored)

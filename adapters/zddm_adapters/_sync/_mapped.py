@@ -61,6 +61,10 @@ class MappedAdapter(Generic[K, V]):
             """At most `count` ranges that cover the store once."""
             ...
 
+        def count(self) -> int:
+            """About how many keys the store holds now."""
+            ...
+
         def describe(self) -> StoreInfo:
             """What the wrapped adapter says."""
             ...
@@ -131,6 +135,10 @@ class MappedAdapter(Generic[K, V]):
     def _partitions(self, count: int) -> Sequence[tuple[str | None, str | None]]:
         partitions: Sequence[tuple[str | None, str | None]] = self._adapter.partitions(count)
         return partitions
+
+    def _count(self) -> int:
+        count: int = self._adapter.count()
+        return count
 
     def _load(self, stored: object) -> V:
         value: V = self._load_value(stored)

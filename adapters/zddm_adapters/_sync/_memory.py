@@ -107,6 +107,10 @@ class InMemoryAdapter(Generic[K, V]):
         bounds = [encodings[len(encodings) * part // count - 1].hex() for part in range(1, count)]
         return list(zip([None, *bounds], [*bounds, None], strict=True))
 
+    def count(self) -> int:
+        """How many keys the store holds now."""
+        return len(self._values)
+
     def describe(self) -> StoreInfo:
         """No database system, in this process."""
         return StoreInfo(collection=self._name, remote=False)

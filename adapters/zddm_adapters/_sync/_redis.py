@@ -225,6 +225,17 @@ class RedisAdapter(Generic[K, V]):
             raise ValueError(f"count must be at least 1, not {count}")
         return [(None, None)]
 
+    def count(self) -> int:
+        """How many keys the database holds now, those outside the prefix too: at most so many are the store's.
+
+        Raises:
+            Unsupported: the store is a cluster.
+        """
+        if self._cluster:
+            raise Unsupported("a cluster cannot be counted as one: count each primary with a client of its own")
+        keys: int = self._client.dbsize()
+        return keys
+
     def describe(self) -> StoreInfo:
         """The prefix and the number of the database, without I/O. Valkey is called `redis` too."""
         database = 0 if self._cluster else self._client.connection_pool.connection_kwargs.get("db") or 0

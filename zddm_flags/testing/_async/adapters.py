@@ -37,6 +37,7 @@ class AsyncStorageAdapterContract(AdapterCancellation):
         values: values that a store could lose or bend; by default some of the type of `make_value`'s.
         refused_values: values that the store refuses, if there are any; a write of them raises.
         keeps_copies: False for a store that holds the very objects that it is given, and says so.
+        counts_exactly: False for a store whose `count` is an estimate, or counts what others keep there.
         batch_size: how many keys the largest batch has; more than a statement of your store may name.
     """
 
@@ -44,6 +45,7 @@ class AsyncStorageAdapterContract(AdapterCancellation):
     values: Sequence[Any] | None = None
     refused_values: Sequence[Any] = ()
     keeps_copies: bool = True
+    counts_exactly: bool = True
     batch_size: int = 1100
 
     def adapter(self) -> AsyncIterator[AsyncStorageAdapter[Any, Any]]:
@@ -522,6 +524,21 @@ class AsyncStorageAdapterContract(AdapterCancellation):
                 items, written, f"scans of all {len(ranges)} ranges of partitions({count})", once=len(ranges) > 1
             )
 
+    # -- count ---------------------------------------------------------------------------------------------------
+
+    @rule("count")
+    async def test_count_is_the_number_of_keys(self, adapter: Any) -> None:
+        """`count` gives how many keys there are, replaced ones once; about, where the store says so."""
+        await self._require_count(adapter, 0)
+        written = await self._fill(adapter)
+        await self._require_count(adapter, len(written))
+        for key in written:
+            await adapter.write(key, self.make_value(0))
+        await self._require_count(adapter, len(written))
+        if hasattr(adapter, "delete"):
+            await adapter.delete(self.make_key(0))
+            await self._require_count(adapter, len(written) - 1)
+
     # -- describe ------------------------------------------------------------------------------------------------
 
     @rule("describe")
@@ -598,6 +615,19 @@ class AsyncStorageAdapterContract(AdapterCancellation):
         except Exception as error:
             raise AssertionError("describe() raised: it must say what is known, without I/O") from error
         require(isinstance(info, StoreInfo), f"describe() gave {type(info).__name__}: it must give a StoreInfo")
+
+    async def _require_count(self, adapter: Any, keys: int) -> None:
+        __tracebackhide__ = True
+        count = await adapter.count()
+        require(
+            isinstance(count, int) and not isinstance(count, bool) and count >= 0,
+            f"count() gave {count!r}: it must give an int, 0 or more",
+        )
+        require(
+            not self.counts_exactly or count == keys,
+            f"count() gave {count}, and the store holds {keys} keys. If your store keeps an estimate, set "
+            "counts_exactly to False.",
+        )
 
     async def _fill(self, adapter: Any) -> dict[Any, Any]:
         written = {self.make_key(number): self.make_value(number) for number in range(SCANNED)}
