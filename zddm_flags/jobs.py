@@ -18,7 +18,18 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
 from zddm_flags.errors import CorruptCheckpoint
 from zddm_flags.ledger import Checkpoint
 
-__all__ = ["JobName", "JobOptions", "JobState", "Part", "Plan", "Progress", "Range", "new_run", "part_name", "saved_plan"]
+__all__ = [
+    "JobName",
+    "JobOptions",
+    "JobState",
+    "Part",
+    "Plan",
+    "Progress",
+    "Range",
+    "new_run",
+    "part_name",
+    "saved_plan",
+]
 
 FORMAT = 1
 

@@ -138,7 +138,9 @@ class RepairResult:
     @property
     def complete(self) -> bool:
         """Whether every key is right now."""
-        return self.finished and not (self.extra or self.not_covered or self.refused or self.pending or self.not_found)
+        return self.finished and not (
+            self.extra or self.not_covered or self.refused or self.pending or self.not_found
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from zddm_flags._fork import after_fork_in_child
 from zddm_flags.errors import InvalidRollout
@@ -88,9 +88,9 @@ def _checked_pace(value: object) -> float:
     return float(number)
 
 
-def change_of(before: Rollout, after: Rollout) -> dict[str, float | None]:
+def change_of(before: Rollout, after: Rollout) -> dict[str, Any]:
     """What a log event says of a change."""
-    change: dict[str, float | None] = {
+    change: dict[str, Any] = {
         "read": after.read,
         "write": after.write,
         "old_read": before.read,

@@ -30,7 +30,9 @@ def load(target: str) -> tuple[Proxy[Any, Any] | AsyncProxy[Any, Any], bool]:
     if isinstance(found, (Proxy, AsyncProxy)):
         return found, False
     if not callable(found):
-        raise BadTarget(f"{target} is a {type(found).__name__}: name a Proxy, an AsyncProxy, or a function that makes one")
+        raise BadTarget(
+            f"{target} is a {type(found).__name__}: name a Proxy, an AsyncProxy, or a function that makes one"
+        )
     made = found()
     if inspect.iscoroutine(made):
         made.close()

@@ -56,7 +56,9 @@ def _verify_reasons(backfill: Plan | None, verify: Plan | None) -> list[str]:
     counts = verify.result.get("counts", {})
     different = sum(int(counts.get(name, 0)) for name in ("changed", "missing", "extra", "too_long"))
     if different:
-        reasons.append(f"the last verify found {different:,} keys that differ: run repair --from-verify, then verify")
+        reasons.append(
+            f"the last verify found {different:,} keys that differ: run repair --from-verify, then verify"
+        )
     uncertain = sum(int(counts.get(name, 0)) for name in ("unsure", "failed"))
     if uncertain:
         reasons.append(f"the last verify could not compare {uncertain:,} keys: run it again")

@@ -10,7 +10,7 @@ from zddm_flags.errors import Unsupported
 __all__ = ["check_methods", "is_coroutine_function"]
 
 NEEDED = ("read", "write")
-OPTIONAL = ("delete", "read_many", "write_many", "delete_many")
+OPTIONAL = ("delete", "read_many", "write_many", "delete_many", "scan", "partitions", "count")
 
 
 def is_coroutine_function(function: Callable[..., object]) -> bool:

@@ -16,7 +16,6 @@ from zddm_flags.deadline import DeadlinePassed
 from zddm_flags.errors import Unsupported
 from zddm_flags.gate import TrafficGate
 from zddm_flags.guard import GuardOpen
-from zddm_flags.hashing import passes
 from zddm_flags.ledger import MAX_KEY_BYTES, AsyncMigrationLedger
 from zddm_flags.protocols import Page
 from zddm_telemetry import OperationTelemetry
@@ -95,6 +94,11 @@ class AsyncBulk(AsyncBackground[K, V]):
         return self._ledger_is_shared
 
     @property
+    def opened(self) -> float:
+        """The largest rate at which New was ever used, as this process last saw it in the ledger."""
+        return self._ledger.last_summary().opened
+
+    @property
     def token_seconds(self) -> float:
         """The age in seconds at which a token that was left is reaped."""
         return self._settings.reap_age
@@ -105,7 +109,7 @@ class AsyncBulk(AsyncBackground[K, V]):
         return self._new_takes_writes()
 
     def guard_refuses(self, key: K) -> bool:
-        """Whether New is not to be called now. `key` is read from it in the background where it is time for that."""
+        """Whether New is not to be called now. Where it is time to try it again, `key` is read for that, aside."""
         return self._guard_refuses(key)
 
     def locate(self, keys: Iterable[K]) -> tuple[list[Located[K]], list[Located[K]]]:
@@ -129,10 +133,12 @@ class AsyncBulk(AsyncBackground[K, V]):
         """Raises Unsupported, where Old cannot be walked, or its reads may lag so that nothing is sure."""
         if not self._old.can_scan:
             raise Unsupported(
-                f"old: its adapter has no scan(), so that {job} cannot find the keys: see docs/writing-an-adapter.md"
+                f"old: its adapter has no scan(), so {job} cannot find the keys: see docs/writing-an-adapter.md"
             )
         if not self._old.info.strong_reads:
-            raise Unsupported(f"old: its reads may lag behind its writes (H18): give {job} an adapter of the primary")
+            raise Unsupported(
+                f"old: its reads may lag behind its writes (H18): give {job} an adapter of the primary"
+            )
 
     @property
     def new_can_scan(self) -> bool:
@@ -297,10 +303,6 @@ class AsyncBulk(AsyncBackground[K, V]):
             if page.next_cursor is None:
                 return True
             cursor = page.next_cursor
-
-    def opened_for(self, located: Located[K], opened: float) -> bool:
-        """Whether New may ever have been used for the key."""
-        return passes(located.hash, opened)
 
 
 def _outcome(name: bytes, copied: Copied[K, V], rules: CopyRules) -> CopyOutcome:

@@ -1,7 +1,7 @@
 """A long job over all keys of a migration: in parts, paced, checkpointed after each page, and stopped cleanly.
 
-What a job does with a page is its own (`backfill.py`, `verify.py`). That it may be killed at any point, and gone on
-with by another process, is seen to here: a page counts as done when its part's checkpoint is acknowledged.
+What a job does with a page is its own (`backfill.py`, `verify.py`). That it may be killed at any point, and gone
+on with by another process, is seen to here: a page counts as done when its part's checkpoint is acknowledged.
 
 Two processes never work on one run for long. Who takes a run over makes its plan his own, and each part that he
 begins; the other finds out when it saves a page, or begins a part, and ends with `Superseded`.
@@ -153,7 +153,9 @@ class AsyncJob(AsyncWork[K, V]):
         """Do it, or go on with it; returns the plan as it is then."""
         self._proxy.check_can_scan(self.name)
         if self._executor is not None and not self._proxy.ledger_is_shared:
-            raise LedgerNotShared("what runs elsewhere sees the ledger only if it is shared: RedisLedger, SqlAlchemyLedger")
+            raise LedgerNotShared(
+                "what runs elsewhere sees the ledger only if it is shared: RedisLedger, SqlAlchemyLedger"
+            )
         await self._before_plan()
         self._began = self._clock()
         plan = await self._take_over_plan()

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from zddm_flags._async.bulk import AsyncBulk, Located
 from zddm_flags._async.migration import CopyRules
@@ -156,7 +156,7 @@ class AsyncRepair(AsyncWork[K, V]):
         keys: list[K] = []
         for name in names:
             try:
-                keys.append(self._proxy.gate.key_of(name))
+                keys.append(cast(K, self._proxy.gate.key_of(name)))
             except InvalidKey:
                 unknown.add(name)
         located, _ = self._proxy.locate(keys)

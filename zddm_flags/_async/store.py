@@ -143,8 +143,9 @@ class AsyncStore(Generic[K, V]):
         """One page. Raises Unsupported where the adapter has no `scan`."""
         if self._scannable is None:
             raise Unsupported(f"{self._role}: its adapter has no scan()")
-        bound = {} if until is None else {"until": until}  # an adapter without ranges may know nothing of it
-        return await self._call("scan", limit, partial(self._scannable.scan, **bound), cursor, limit)
+        # An adapter without ranges may know nothing of `until`.
+        arguments = (cursor, limit) if until is None else (cursor, limit, until)
+        return await self._call("scan", limit, self._scannable.scan, *arguments)
 
     async def partitions(self, count: int) -> Sequence[tuple[str | None, str | None]]:
         """At most `count` ranges of cursors that cover the store once; the whole, where it knows no others."""

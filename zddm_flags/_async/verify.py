@@ -319,18 +319,18 @@ class AsyncVerify(AsyncJob[K, V]):
             if await self._may_use_new(left[0].key, writing=False):
                 patience.renew()
             confirmed = await self._persistently(
-                partial(
-                    self._proxy.confirm, left, self._comparison, mark=self._mark, keys_only=self._keys_only
-                )
+                partial(self._proxy.confirm, left, self._comparison, mark=self._mark, keys_only=self._keys_only)
             )
-            opened = self._proxy.stats().opened
-            tally.add(confirmed, mark=self._mark, opened=threshold(opened), extra_only=extra_only)
+            opened = threshold(self._proxy.opened)
+            tally.add(confirmed, mark=self._mark, opened=opened, extra_only=extra_only)
             left = [each for each in left if each.name in confirmed.unsure]
             if left:
                 if patience.is_over(len(left)):
                     tally.counts["unsure"] += len(left)
                     return
-                await self._wait(patience.pause(), "operations on some keys are in progress, or were left by a crash")
+                await self._wait(
+                    patience.pause(), "operations on some keys are in progress, or were left by a crash"
+                )
                 await self._proxy.reap_if_due()
 
 

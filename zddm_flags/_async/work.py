@@ -9,7 +9,7 @@ from functools import partial
 from typing import Generic, Literal, TypeVar
 
 from zddm_flags._async._world import Calls, Stopper
-from zddm_flags._async.bulk import AsyncBulk, CopyOutcome, Located
+from zddm_flags._async.bulk import AsyncBulk, Located
 from zddm_flags._async.migration import CopyRules
 from zddm_flags.errors import CorruptCheckpoint, InvalidKey, LedgerMismatch, Superseded, Unsupported
 from zddm_flags.guard import GuardOpen
@@ -127,14 +127,14 @@ class AsyncWork(Generic[K, V]):
 
     async def _copy(
         self, job: Literal["backfill", "repair"], located: Sequence[Located[K]], rules: CopyRules
-    ) -> Counter[CopyOutcome]:
+    ) -> Counter[str]:
         """Copy keys, each until something came of it. Raises Stopped.
 
         Of keys that New refused together each half is tried alone, and so on, so that one that it cannot take
         keeps no other from being copied. Keys with an operation in progress, or whose token was left, are tried
         again for as long as a token may be left, and a margin.
         """
-        counts: Counter[CopyOutcome] = Counter()
+        counts: Counter[str] = Counter()
         batches = [list(located)] if located else []
         patience = Patience(self._clock, self._proxy.token_seconds + MARGIN_SECONDS)
         while batches:
@@ -154,7 +154,9 @@ class AsyncWork(Generic[K, V]):
                     counts["pending"] += len(again)
                 else:
                     batches.append(again)
-                    await self._wait(patience.pause(), "operations on some keys are in progress, or were left by a crash")
+                    await self._wait(
+                        patience.pause(), "operations on some keys are in progress, or were left by a crash"
+                    )
                     await self._proxy.reap_if_due()
         return +counts
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Generic, Literal, TypeVar, assert_never
+from typing import Generic, Literal, NamedTuple, TypeVar, assert_never
 
 from zddm_flags._sync._world import HANGS_AFTER_BUDGETS, DefaultLedger
 from zddm_flags._sync.changes import Change, Delete, Located, WriteMany
@@ -39,13 +39,37 @@ from zddm_flags.settings import Settings
 from zddm_flags.unmarked import UnmarkedKeys
 from zddm_telemetry import MigrationTelemetry, OperationTelemetry, Telemetry
 
-__all__ = ["FORKED", "Migration", "WhyOld", "by_name"]
+__all__ = ["FORKED", "Copied", "CopyRules", "Migration", "WhyOld", "by_name"]
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 WhyOld = Literal["disabled", "old", "ledger_failed", "guard_open"]
 """The path of a key that is not to be read from New now."""
+
+
+class CopyRules(NamedTuple):
+    """Which keys a copy is for. As they are, those of a read."""
+
+    everything: bool = False
+    """Keys above the write rate too, which `opened` is raised for."""
+    delete: bool = True
+    """Delete from New a stale key that Old lacks (H3); else it stays as it is."""
+    distrust: bool = False
+    """Take every key for stale, whatever the ledger says of it."""
+
+
+class Copied(NamedTuple, Generic[K, V]):
+    """What came of copying keys."""
+
+    values: dict[K, V]
+    """What Old held."""
+    paths: dict[bytes, str]
+    """The path of each key that was granted, or of all where the ledger failed."""
+    refused: frozenset[bytes] = frozenset()
+    """Those on which New certainly was not changed, though it was asked to be: they are stale."""
+    unsure: frozenset[bytes] = frozenset()
+    """Those on which New may yet be changed: their token is left to the reaper."""
 
 
 class Migration(Generic[K, V]):
@@ -258,11 +282,14 @@ class Migration(Generic[K, V]):
             ) from None
         return None
 
-    def _admitted(self, located: Sequence[Located[K]], grant: Grant | CopyGrant) -> tuple[list[Located[K]], str]:
+    def _admitted(
+        self, located: Sequence[Located[K]], grant: Grant | CopyGrant, *, everything: bool = False
+    ) -> tuple[list[Located[K]], str]:
         """Those that may be written to New now, and the path of the others.
 
         The gate is read again, now, so that a kill holds at once. Before the first write at a rate above the
-        `opened` that this process knows of this epoch, the ledger is told and has acknowledged.
+        `opened` that this process knows of this epoch, the ledger is told and has acknowledged. `everything`: a
+        rate above 0 admits every key, which takes an `opened` that all of them are below.
         """
         known = self._opening
         opened = max(grant.opened, known.opened) if known.epoch == grant.epoch else grant.opened
@@ -272,6 +299,9 @@ class Migration(Generic[K, V]):
             decision = self._gate.decision
             admitted = [each for each in located if each.hash < decision.write_below]
             rate = decision.rollout.write
+            if everything and rate > 0:
+                admitted = list(located)
+                rate = opened if all(passes(each.hash, opened) for each in located) else 1.0
             if not admitted and decision.alarm is not None:
                 decision.alarm()
             if not admitted or rate <= opened:
@@ -341,6 +371,18 @@ class Migration(Generic[K, V]):
 
         `dirty` are those that the ledger called dirty. A failure of the copy never fails the read.
         """
+        copied = self._copy_under_token(wanted, besides, CopyRules())
+        for each in wanted:
+            path = copied.paths.get(each.name)
+            # Without strong reads nobody asked for a token, so that only `dirty` tells why New was not used.
+            pending = self._old.info.strong_reads or each.name in dirty
+            operation.count(path or ("dirty" if pending else "miss"))
+        return copied.values
+
+    def _copy_under_token(
+        self, wanted: Sequence[Located[K]], besides: Sequence[Located[K]], rules: CopyRules
+    ) -> Copied[K, V]:
+        """Take a token, read `wanted` and `besides` from Old, and make New hold what may be copied of `wanted`."""
         deadline = self._deadline()
         token = self._new_token()
         grant = self._begin_copy(wanted, token)
@@ -352,27 +394,23 @@ class Migration(Generic[K, V]):
         except BaseException:
             self._withdraw(granted, token)  # a read has no effect that could come late
             raise
-        paths: dict[bytes, str] = {}
         if grant is not None and granted:
-            paths = self._copy(granted, values, grant, token, deadline)
-        elif grant is None and self._old.info.strong_reads:
-            paths = {each.name: "ledger_failed" for each in wanted}
-        for each in wanted:
-            pending = grant is not None or each.name in dirty
-            operation.count(paths.get(each.name) or ("dirty" if pending else "miss"))
-        return values
+            return self._copy(granted, values, grant, token, deadline, rules)
+        failed = grant is None and self._old.info.strong_reads
+        return Copied(values, {each.name: "ledger_failed" for each in wanted} if failed else {})
 
     def _copy(
         self,
         granted: Sequence[Located[K]],
-        values: Mapping[K, V],
+        values: dict[K, V],
         grant: CopyGrant,
         token: bytes,
         deadline: Deadline,
-    ) -> dict[bytes, str]:
-        """Make New hold what Old held; returns the path of each granted key."""
+        rules: CopyRules,
+    ) -> Copied[K, V]:
+        """Make New hold what Old held."""
         try:
-            admitted, why_not = self._admitted(granted, grant)
+            admitted, why_not = self._admitted(granted, grant, everything=rules.everything)
         except GeneratorExit:
             raise
         except BaseException:
@@ -381,14 +419,16 @@ class Migration(Generic[K, V]):
         if deadline.passed:
             admitted, why_not = [], "new_failed"
         paths = {each.name: why_not for each in granted}
-        names = {each.name for each in admitted}
-        self._withdraw([each for each in granted if each.name not in names], token)
         present = [each for each in admitted if each.key in values]
         absent = [each for each in admitted if each.key not in values]
         # Absence is never cached (H10). A stale key that Old lacks is deleted even if New missed it a moment
         # ago (H3); where the key is not stale New has nothing to delete.
-        gone = [each for each in absent if each.name in grant.stale]
-        outcomes: dict[bytes, bool | None] = {each.name: True for each in absent}
+        gone = [each for each in absent if rules.distrust or each.name in grant.stale]
+        left = gone if not rules.delete else []
+        gone = gone if rules.delete else []
+        names = {each.name for each in admitted} - {each.name for each in left}
+        self._withdraw([each for each in granted if each.name not in names], token)
+        outcomes: dict[bytes, bool | None] = {each.name: True for each in absent if each.name in names}
         paths.update((each.name, "miss") for each in absent)
         if present:
             done, path = self._apply_to_new(WriteMany(values), present, deadline)
@@ -403,7 +443,12 @@ class Migration(Generic[K, V]):
             done, _ = self._apply_to_new(Delete(), gone, deadline)
             outcomes.update((each.name, done) for each in gone)
         self._end(outcomes, token)
-        return paths
+        return Copied(
+            values,
+            paths,
+            refused=frozenset(name for name, done in outcomes.items() if done is False),
+            unsure=frozenset(name for name, done in outcomes.items() if done is None),
+        )
 
     # -- reports ----------------------------------------------------------------------------------------------
 

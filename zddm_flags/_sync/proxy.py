@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 from zddm_flags._fork import after_fork_in_child
-from zddm_flags._sync.background import Background
 from zddm_flags._sync.changes import Change, Delete, Located, WriteMany, WriteOne
 from zddm_flags._sync.migration import FORKED, by_name
+from zddm_flags._sync.status import Overview
 from zddm_flags.background import Copies, CopyMode, Shadow
 from zddm_flags.deadline import Deadline, DeadlinePassed
 from zddm_flags.errors import (
@@ -45,7 +45,7 @@ V = TypeVar("V")
 _DEFAULT_GUARD = Guard()
 
 
-class Proxy(Background[K, V]):
+class Proxy(Overview[K, V]):
     """Reads and writes of one kind of thing while it moves from `old` to `new`.
 
     A value that is served from New always equals what Old holds at some moment during the read, provided that
@@ -514,14 +514,6 @@ class Proxy(Background[K, V]):
         if refused is not None:
             operation.instead("old_failed", len(located))
             raise refused.__cause__ or refused
-
-    def _locate(self, keys: Iterable[K]) -> list[Located[K]]:
-        """The distinct keys in canonical order, so that no two batches wait for each other in a circle."""
-        distinct: dict[bytes, Located[K]] = {}
-        for key in keys:
-            key_hash, name = self._gate.locate(key)
-            distinct[name] = Located(key_hash, name, key)
-        return sorted(distinct.values(), key=by_name)
 
     def _chunks(self, located: Sequence[Located[K]]) -> Iterator[Sequence[Located[K]]]:
         for start in range(0, len(located), self._settings.max_batch):

@@ -10,8 +10,11 @@ from typing import Any, Generic, Literal, TypeVar
 
 from zddm_flags._sync._world import Calls, bounded, check_adapter
 from zddm_flags.deadline import Deadline
+from zddm_flags.errors import Unsupported
 from zddm_flags.guard import CircuitBreaker
 from zddm_flags.protocols import (
+    Page,
+    Scannable,
     StorageAdapter,
     StoreInfo,
     SupportsDelete,
@@ -28,7 +31,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 T = TypeVar("T")
 
-Operation = Literal["read", "write", "delete"]
+Operation = Literal["read", "write", "delete", "scan"]
 
 CallEnded = Callable[[str, float, bool], None]
 """Is told of each call that ended: the operation, with `_many` for several keys; seconds; whether it raised."""
@@ -54,6 +57,7 @@ class Store(Generic[K, V]):
         budget_seconds: float | None = None,
     ) -> None:
         check_adapter(role, adapter)
+        self._role = role
         self.info = adapter.describe() if isinstance(adapter, SupportsDescribe) else StoreInfo()
         self.telemetry = StoreTelemetry(
             telemetry,
@@ -73,6 +77,9 @@ class Store(Generic[K, V]):
         self._read_many: SupportsReadMany[K, V] | None = _having(adapter, "read_many")
         self._write_many: SupportsWriteMany[K, V] | None = _having(adapter, "write_many")
         self._delete_many: SupportsDeleteMany[K] | None = _having(adapter, "delete_many")
+        self._scannable: Scannable[K, V] | None = _having(adapter, "scan")
+        self._partitions: Scannable[K, V] | None = _having(adapter, "partitions")
+        self._count: Any = _having(adapter, "count")
 
     @property
     def can_delete(self) -> bool:
@@ -127,6 +134,29 @@ class Store(Generic[K, V]):
         for key in keys:
             deadline.check()
             self.delete(key)
+
+    @property
+    def can_scan(self) -> bool:
+        """Whether the store can be walked from end to end."""
+        return self._scannable is not None
+
+    def scan(self, cursor: str | None, limit: int, until: str | None) -> Page[K, V]:
+        """One page. Raises Unsupported where the adapter has no `scan`."""
+        if self._scannable is None:
+            raise Unsupported(f"{self._role}: its adapter has no scan()")
+        # An adapter without ranges may know nothing of `until`.
+        arguments = (cursor, limit) if until is None else (cursor, limit, until)
+        return self._call("scan", limit, self._scannable.scan, *arguments)
+
+    def partitions(self, count: int) -> Sequence[tuple[str | None, str | None]]:
+        """At most `count` ranges of cursors that cover the store once; the whole, where it knows no others."""
+        if self._partitions is None or count == 1:
+            return [(None, None)]
+        return self._partitions.partitions(count)
+
+    def count(self) -> int | None:
+        """About how many keys there are; None where the adapter does not say."""
+        return None if self._count is None else int(self._count.count())
 
     def probe(self, key: K) -> None:
         """Read `key`, whatever the breaker says. Raises what that raises."""

@@ -1,0 +1,346 @@
+# Generated from zddm_flags/_async/bulk.py by `make generate`. Do not edit.
+"""What the jobs that finish a migration are made of: the protocol's steps, for many keys at a time.
+
+Each is one attempt. What came of it is told key by key, so that the job decides what to try again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
+
+from zddm_flags._sync.background import Background
+from zddm_flags._sync.changes import Located
+from zddm_flags._sync.migration import Copied, CopyRules, by_name
+from zddm_flags.comparison import Comparison
+from zddm_flags.deadline import DeadlinePassed
+from zddm_flags.errors import Unsupported
+from zddm_flags.gate import TrafficGate
+from zddm_flags.guard import GuardOpen
+from zddm_flags.hashing import passes
+from zddm_flags.ledger import MAX_KEY_BYTES, MigrationLedger
+from zddm_flags.protocols import Page
+from zddm_telemetry import OperationTelemetry
+
+__all__ = ["Bulk", "Confirmed", "CopyOutcome", "Difference", "DifferenceKind", "Located"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+CopyOutcome: TypeAlias = Literal[
+    "copied",  # New holds what Old held
+    "present",  # New had it already, and it is clean
+    "absent",  # Old lacks it, and so does New
+    "extra",  # Old lacks it, New may hold something, and it was not to be deleted
+    "not_covered",  # its hash is above the rate
+    "refused",  # New certainly did not take it: it is stale
+    "pending",  # an operation on it is in progress, or was left by a process that ended
+    "failed",  # New raised; where it was being changed the token is left to the reaper
+    "guard_open",
+    "disabled",  # nothing may be written to New now
+    "ledger_failed",
+]
+"""What came of copying a key."""
+
+DifferenceKind: TypeAlias = Literal["changed", "missing", "extra"]
+"""How New differs: it holds another value, it lacks the key, or it has one that Old lacks."""
+
+
+class Difference(NamedTuple):
+    """A key that certainly differs."""
+
+    name: bytes
+    """The key's name in the ledger."""
+    hash: int
+    kind: DifferenceKind
+    fields: tuple[str, ...]
+    """The fields that differ, of a value that changed."""
+    stale: bool
+    """Whether the ledger knew, so that Old serves the key."""
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether New would serve what Old does not hold, and nobody knows."""
+        return self.kind != "missing" and not self.stale
+
+
+class Confirmed(NamedTuple):
+    """What came of comparing keys under a token."""
+
+    equal: frozenset[bytes]
+    different: Sequence[Difference]
+    failed: frozenset[bytes]
+    """Those that could not be compared: the comparison raised."""
+    unsure: frozenset[bytes]
+    """Those that were being written, or the ledger could not be asked: worth another attempt."""
+
+
+class Bulk(Background[K, V]):
+    """A migration with what its jobs need. See `Proxy`; an application has no use for it."""
+
+    # -- what a job has to know -------------------------------------------------------------------------------
+
+    @property
+    def gate(self) -> TrafficGate:
+        """The gate that the proxy was made with."""
+        return self._gate
+
+    @property
+    def ledger(self) -> MigrationLedger:
+        """The migration's rows in the ledger."""
+        return self._ledger
+
+    @property
+    def ledger_is_shared(self) -> bool:
+        """Whether other processes see the ledger, so that it outlives this one."""
+        return self._ledger_is_shared
+
+    @property
+    def token_seconds(self) -> float:
+        """The age in seconds at which a token that was left is reaped."""
+        return self._settings.reap_age
+
+    @property
+    def new_takes_writes(self) -> bool:
+        """Whether any key may be changed in New now: False from a kill on."""
+        return self._new_takes_writes()
+
+    def guard_refuses(self, key: K) -> bool:
+        """Whether New is not to be called now. `key` is read from it in the background where it is time for that."""
+        return self._guard_refuses(key)
+
+    def locate(self, keys: Iterable[K]) -> tuple[list[Located[K]], list[Located[K]]]:
+        """The distinct keys with their places, in canonical order, and those that are too long for any ledger.
+
+        Raises InvalidKey for a key that the gate cannot encode.
+        """
+        located = self._locate(keys)
+        too_long = [each for each in located if len(each.name) > MAX_KEY_BYTES]
+        return [each for each in located if len(each.name) <= MAX_KEY_BYTES] if too_long else located, too_long
+
+    def _locate(self, keys: Iterable[K]) -> list[Located[K]]:
+        """The distinct keys in canonical order, so that no two batches wait for each other in a circle."""
+        distinct: dict[bytes, Located[K]] = {}
+        for key in keys:
+            key_hash, name = self._gate.locate(key)
+            distinct[name] = Located(key_hash, name, key)
+        return sorted(distinct.values(), key=by_name)
+
+    def check_can_scan(self, job: str) -> None:
+        """Raises Unsupported, where Old cannot be walked, or its reads may lag so that nothing is sure."""
+        if not self._old.can_scan:
+            raise Unsupported(
+                f"old: its adapter has no scan(), so that {job} cannot find the keys: see docs/writing-an-adapter.md"
+            )
+        if not self._old.info.strong_reads:
+            raise Unsupported(
+                f"old: its reads may lag behind its writes (H18): give {job} an adapter of the primary"
+            )
+
+    @property
+    def new_can_scan(self) -> bool:
+        """Whether keys that are only in New can be found."""
+        return self._new.can_scan
+
+    def reap_if_due(self) -> None:
+        """Make stale, now and then, what crashed processes left."""
+        self._reap_if_due()
+
+    # -- walking ----------------------------------------------------------------------------------------------
+
+    def scan_old(self, cursor: str | None, limit: int, until: str | None) -> Page[K, V]:
+        """A page of Old."""
+        return self._old.scan(cursor, limit, until)
+
+    def scan_new(self, cursor: str | None, limit: int, until: str | None) -> Page[K, V]:
+        """A page of New. Raises GuardOpen."""
+        return self._new.scan(cursor, limit, until)
+
+    def partitions_of_old(self, count: int) -> Sequence[tuple[str | None, str | None]]:
+        """At most `count` ranges of cursors that cover Old once."""
+        return self._old.partitions(count)
+
+    def partitions_of_new(self, count: int) -> Sequence[tuple[str | None, str | None]]:
+        """At most `count` ranges of cursors that cover New once."""
+        return self._new.partitions(count)
+
+    def count_old(self) -> int | None:
+        """About how many keys Old holds; None where it does not say."""
+        return self._old.count()
+
+    def read_old(self, located: Sequence[Located[K]]) -> dict[K, V]:
+        """What Old holds."""
+        return self._read_old(located)
+
+    def read_new(self, located: Sequence[Located[K]]) -> Mapping[K, V]:
+        """What New holds, trusted or not. Raises GuardOpen, and what New raises."""
+        return self._new.read_many([each.key for each in located])
+
+    # -- copying ----------------------------------------------------------------------------------------------
+
+    def copy_keys(
+        self, job: Literal["backfill", "repair"], located: Sequence[Located[K]], rules: CopyRules
+    ) -> dict[bytes, CopyOutcome]:
+        """Make New hold what Old holds of these keys. What Old raises passes through.
+
+        A backfill leaves alone what is in New and clean: that equals what Old holds.
+        """
+        with self._telemetry.operation(job, batch=True) as operation:
+            operation.batched(len(located), self._gate.write_rate)
+            outcomes = self._present(located) if job == "backfill" else {}
+            wanted = [each for each in located if each.name not in outcomes]
+            if wanted and self.new_takes_writes:
+                copied = self._copy_under_token(wanted, (), rules)
+                outcomes.update((each.name, _outcome(each.name, copied, rules)) for each in wanted)
+            else:
+                outcomes.update((each.name, "disabled") for each in wanted)
+            _count(operation, outcomes.values())
+        return outcomes
+
+    def _present(self, located: Sequence[Located[K]]) -> dict[bytes, CopyOutcome]:
+        """Those that need no copy, and those on which New failed.
+
+        The ledger is asked last, for fewer keys. That is safe, for nothing is served: a key that New had a moment
+        ago, and that is clean now, is in New as Old holds it, or was removed from both meanwhile.
+        """
+        try:
+            permit = self._deadline().only_while(self._new_takes_writes)
+            found = self._new.read_many([each.key for each in located], permit)
+        except GuardOpen as refused:
+            self._guard_refused(refused)
+            return dict.fromkeys((each.name for each in located), "guard_open")
+        except DeadlinePassed:
+            return dict.fromkeys((each.name for each in located), "disabled")
+        except Exception as error:
+            self._new_failed("read", error)
+            return dict.fromkeys((each.name for each in located), "failed")
+        there = [each.name for each in located if found.get(each.key) is not None]
+        if not there:
+            return {}
+        try:
+            dirty = set(self._ledger.dirty(there))
+        except Exception as error:
+            self._ledger_failed("dirty", error)
+            return dict.fromkeys((each.name for each in located), "ledger_failed")
+        return {name: "present" for name in there if name not in dirty and name not in self._unmarked}
+
+    # -- comparing --------------------------------------------------------------------------------------------
+
+    def confirm(
+        self, located: Sequence[Located[K]], comparison: Comparison, *, mark: bool, keys_only: bool = False
+    ) -> Confirmed:
+        """Compare keys under a token, so that no write comes between the two reads. Raises what the stores raise.
+
+        As in the comparison beside reads, a difference counts where the ledger says, after both stores were read,
+        that the token was alone from its begin until then. `mark`: a key whose value in New is wrong becomes
+        stale, so that Old serves it. One that New lacks stays as it is, for a read finds it in Old.
+        """
+        with self._telemetry.operation("verify", batch=True) as operation:
+            operation.batched(len(located), self._gate.rate)
+            confirmed = self._confirm(located, comparison, mark=mark, keys_only=keys_only)
+            operation.count("equal", len(confirmed.equal))
+            operation.count("different", len(confirmed.different))
+            operation.count("unsure", len(confirmed.unsure))
+            operation.count("failed", len(confirmed.failed))
+        return confirmed
+
+    def _confirm(
+        self, located: Sequence[Located[K]], comparison: Comparison, *, mark: bool, keys_only: bool
+    ) -> Confirmed:
+        token = self._new_token()
+        grant = self._begin_copy(located, token)
+        granted = [each for each in located if grant is not None and each.name in grant.granted]
+        others = frozenset(each.name for each in located) - {each.name for each in granted}
+        if grant is None or not granted:
+            return Confirmed(frozenset(), (), frozenset(), others)
+        suspects: dict[bytes, Difference] = {}
+        failed: set[bytes] = set()
+        try:
+            held = self._read_old(granted)
+            found = self.read_new(granted)
+            for each in granted:
+                try:
+                    kind, fields = _difference(held.get(each.key), found.get(each.key), comparison, keys_only)
+                except Exception as error:  # a function of the user's
+                    failed.add(each.name)
+                    self._telemetry.report_limited("comparison_failed", error=type(error).__name__)
+                    continue
+                if kind is not None:
+                    stale = each.name in grant.stale
+                    suspects[each.name] = Difference(each.name, each.hash, kind, fields, stale)
+            different = [each for each in granted if each.name in suspects]
+            certain = self._those_alone(different, token) if different else []
+            marked = [each for each in certain if mark and suspects[each.name].is_wrong]
+        except GeneratorExit:
+            raise
+        except BaseException:
+            self._withdraw(granted, token)  # nothing was written
+            raise
+        names = {each.name for each in marked}
+        self._withdraw([each for each in granted if each.name not in names], token)
+        if marked:
+            self._distrust(marked, token)
+        sure = {each.name for each in certain}
+        return Confirmed(
+            frozenset(each.name for each in granted) - suspects.keys() - failed,
+            [suspects[each.name] for each in certain],
+            frozenset(failed),
+            others | (suspects.keys() - sure),
+        )
+
+    # -- the ledger -------------------------------------------------------------------------------------------
+
+    def holds_nothing(self) -> bool:
+        """Whether New is empty, as far as a scan of it tells. Raises Unsupported where New cannot be scanned."""
+        cursor: str | None = None
+        while True:
+            page = self._new.scan(cursor, 1, None)
+            if page.items:
+                return False
+            if page.next_cursor is None:
+                return True
+            cursor = page.next_cursor
+
+    def opened_for(self, located: Located[K], opened: float) -> bool:
+        """Whether New may ever have been used for the key."""
+        return passes(located.hash, opened)
+
+
+def _outcome(name: bytes, copied: Copied[K, V], rules: CopyRules) -> CopyOutcome:
+    if name in copied.refused:
+        return "refused"
+    if name in copied.unsure:
+        return "failed"
+    match copied.paths.get(name):
+        case "copied":
+            return "copied"
+        case "miss":
+            return "absent" if rules.delete else "extra"
+        case "old":
+            return "not_covered"
+        case "disabled":
+            return "disabled"
+        case "guard_open":
+            return "guard_open"
+        case "ledger_failed":
+            return "ledger_failed"
+        case None:
+            return "pending"
+        case _:
+            return "failed"  # the time ran out before New was called
+
+
+def _count(operation: OperationTelemetry, outcomes: Collection[CopyOutcome]) -> None:
+    for outcome in sorted(set(outcomes)):
+        operation.count(outcome, sum(each == outcome for each in outcomes))
+
+
+def _difference(
+    held: object | None, found: object | None, comparison: Comparison, keys_only: bool
+) -> tuple[DifferenceKind | None, tuple[str, ...]]:
+    if found is None:
+        return (None if held is None else "missing"), ()
+    if held is None:
+        return "extra", ()
+    fields = None if keys_only else comparison.differing(held, found)
+    return ("changed", fields) if fields else (None, ())

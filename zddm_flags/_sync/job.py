@@ -1,0 +1,347 @@
+# Generated from zddm_flags/_async/job.py by `make generate`. Do not edit.
+"""A long job over all keys of a migration: in parts, paced, checkpointed after each page, and stopped cleanly.
+
+What a job does with a page is its own (`backfill.py`, `verify.py`). That it may be killed at any point, and gone on
+with by another process, is seen to here: a page counts as done when its part's checkpoint is acknowledged.
+
+Two processes never work on one run for long. Who takes a run over makes its plan his own, and each part that he
+begins; the other finds out when it saves a page, or begins a part, and ends with `Superseded`.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+from zddm_flags._sync._world import together
+from zddm_flags._sync.bulk import Bulk
+from zddm_flags._sync.work import LOOK_SECONDS, Stopped, Work
+from zddm_flags.errors import LedgerNotShared, Superseded
+from zddm_flags.jobs import JobName, JobState, Part, Plan, Progress, Range, new_run, part_name, saved_plan
+from zddm_flags.ledger import Checkpoint
+from zddm_flags.remote import RemotePart, run_part
+
+__all__ = ["Job"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+ROWS_PER_PART = 50_000
+"""Keys in a part, where Old says how many it holds: over a second of work, on any store."""
+MOST_PARTS = 1000
+
+
+class Job(Work[K, V]):
+    """One run of a job, or the continuation of one that did not finish. Run it once.
+
+    Args:
+        proxy: the migration's, of this process. Its stores, gate and ledger are used.
+        workers: how many parts are worked on at a time, from 1: threads (asyncio: tasks), or what `executor` runs.
+        page_size: keys that are read and copied at a time, from 1.
+        parts: at most how many parts Old is split into, from 1; None: by how many keys it holds.
+        per_second: at most how many keys of Old are read in a second, above 0; None: as many as go. A JSON flag's
+            `backfill_per_second` lowers it, live.
+        restart: begin anew, whatever an earlier run left.
+        patience_seconds: for how long a store or the ledger may fail, at a stretch, before the job raises.
+        executor: runs the parts, in other threads, processes or machines. Needs `target`.
+        target: `module:attribute` of the proxy, or of a function that makes it, for who runs the parts elsewhere.
+        clock: monotonic seconds; for tests.
+
+    Raises:
+        ValueError: an argument is out of range.
+        TypeError: `executor` without `target`.
+    """
+
+    name: JobName
+
+    def __init__(
+        self,
+        proxy: Bulk[K, V],
+        *,
+        workers: int = 1,
+        page_size: int = 1000,
+        parts: int | None = None,
+        per_second: float | None = None,
+        restart: bool = False,
+        patience_seconds: float = 60.0,
+        executor: Executor | None = None,
+        target: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        for argument, number in (("workers", workers), ("page_size", page_size), ("parts", parts)):
+            if number is not None and number < 1:
+                raise ValueError(f"{argument} must be at least 1, not {number}")
+        if executor is not None and target is None:
+            raise TypeError("executor= needs target=: the module:attribute of the proxy, for who runs a part")
+        super().__init__(
+            proxy, page_size=page_size, per_second=per_second, patience_seconds=patience_seconds, clock=clock
+        )
+        self._workers = workers
+        self._most_parts = parts
+        self._restart = restart
+        self._executor = executor
+        self._target = target
+        self._owner = new_run()
+        self._plan_owner = self._owner  # another's, where this process does some parts of a run
+        self._plan: Plan | None = None
+        self._versions: dict[str, int] = {}
+        self._parts: dict[int, Part] = {}
+        self._rows_before = 0
+        self.resumed = False
+
+    # -- what a job is ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _asked(self) -> Mapping[str, Any]:
+        """What decides which keys are looked at, and how."""
+
+    @abstractmethod
+    def _may_continue(self, plan: Plan) -> bool:
+        """Whether a run that did not finish is gone on with, and not begun anew."""
+
+    def _before_plan(self) -> None:
+        """What is waited for before anything is planned. Raises Stopped."""
+
+    @abstractmethod
+    def _ranges(self, parts: int) -> Sequence[Range]:
+        """What the run is split into."""
+
+    @abstractmethod
+    def _do_page(self, number: int, reach: Range, part: Part) -> Part:
+        """Do a page, and return the part after it. Raises Stopped."""
+
+    @abstractmethod
+    def _summary(self, counts: Mapping[str, int]) -> Mapping[str, Any]:
+        """What the plan keeps of a run that is over."""
+
+    def _rows(self, counts: Mapping[str, int]) -> int:
+        """How many keys were looked at."""
+        return counts.get("rows", 0)
+
+    # -- what is asked of it meanwhile ------------------------------------------------------------------------
+
+    def progress(self) -> Progress:
+        """How far it is. Thread-safe, no I/O."""
+        plan = self._plan
+        counts = self._counts()
+        rows = self._rows(counts)
+        return Progress(
+            rows=rows,
+            expected=None if plan is None else plan.expected,
+            counts=counts,
+            parts_done=sum(part.done for part in list(self._parts.values())),
+            parts=0 if plan is None else len(plan.ranges),
+            rows_now=rows - self._rows_before,
+            seconds=self._clock() - self._began,
+            waiting=self._waiting,
+        )
+
+    def _counts(self) -> Counter[str]:
+        total: Counter[str] = Counter()
+        for part in list(self._parts.values()):
+            total.update(part.counts)
+        return total
+
+    # -- the run ----------------------------------------------------------------------------------------------
+
+    def _run(self) -> Plan:
+        """Do it, or go on with it; returns the plan as it is then."""
+        self._proxy.check_can_scan(self.name)
+        if self._executor is not None and not self._proxy.ledger_is_shared:
+            raise LedgerNotShared(
+                "what runs elsewhere sees the ledger only if it is shared: RedisLedger, SqlAlchemyLedger"
+            )
+        self._before_plan()
+        self._began = self._clock()
+        plan = self._take_over_plan()
+        self._rows_before = self._rows(self._counts())
+        try:
+            if self._executor is None:
+                todo = deque(number for number in range(len(plan.ranges)) if not self._part(number).done)
+                workers = min(self._workers, len(todo))
+                if workers:
+                    together([partial(self._work_off, todo)] * workers, self._stopper)
+            else:
+                self._have_worked_off(plan, self._executor, self._target or "")
+        except Stopped:
+            pass
+        except Superseded:
+            raise
+        except Exception:
+            with suppress(Exception):  # what matters is the error
+                self._proxy.ledger.save_checkpoint(
+                    self.name, self._ended(plan, "stopped").dump(), self._versions[self.name]
+                )
+            raise
+        finally:
+            self._waiting = None
+        done = all(self._part(number).done for number in range(len(plan.ranges)))
+        plan = self._ended(plan, "finished" if done else "stopped")
+        self._plan = plan
+        self._save(self.name, plan.dump())
+        return plan
+
+    def _take_over_plan(self) -> Plan:
+        kept = self._persistently(self._proxy.ledger.checkpoints)
+        self._versions = {name: each.version for name, each in kept.items()}
+        found = None if self._restart else saved_plan(self.name, kept)
+        plan = found if found is not None and found.state != "finished" and self._may_continue(found) else None
+        self.resumed = plan is not None
+        if plan is None:
+            plan = self._new_plan(kept)
+        else:
+            self._know_parts(plan, kept)
+        plan = replace(plan, state="running", owner=self._owner)
+        self._save(self.name, plan.dump())
+        self._plan = plan
+        return plan
+
+    def _new_plan(self, kept: Mapping[str, Checkpoint]) -> Plan:
+        del kept
+        expected = self._persistently(self._proxy.count_old)
+        parts = self._most_parts
+        if parts is None:
+            by_size = self._workers * 4 if expected is None else expected // ROWS_PER_PART
+            parts = max(self._workers, min(MOST_PARTS, by_size))
+        ranges = self._persistently(partial(self._ranges, parts))
+        return Plan(new_run(), tuple(ranges), dict(self._asked()), expected)
+
+    def _know_parts(self, plan: Plan, kept: Mapping[str, Checkpoint]) -> None:
+        """Note how far the parts of the run are, by the ledger."""
+        for number in range(len(plan.ranges)):
+            name = part_name(self.name, number)
+            if name in kept:
+                self._versions[name] = kept[name].version
+                part = Part.load(name, kept[name].data)
+                if part.run == plan.run:  # what an earlier run left has the same name
+                    self._parts[number] = part
+
+    def _part(self, number: int) -> Part:
+        return self._parts.get(number) or Part(self._run_of_plan)
+
+    @property
+    def _run_of_plan(self) -> str:
+        return "" if self._plan is None else self._plan.run
+
+    def _ended(self, plan: Plan, state: JobState) -> Plan:
+        seconds = plan.seconds + self._clock() - self._began
+        return replace(plan, state=state, seconds=seconds, result=self._summary(self._counts()))
+
+    # -- parts ------------------------------------------------------------------------------------------------
+
+    def _work_off(self, todo: deque[int]) -> None:
+        """One worker: part after part, until there is none."""
+        while not self._stopper.stopped:
+            try:
+                number = todo.popleft()
+            except IndexError:
+                return
+            self._do_part(number)
+
+    def _do_part(self, number: int) -> None:
+        plan = self._plan
+        if plan is None:
+            return
+        part = self._take_over_part(plan, number)
+        while not part.done:
+            if self._stopper.stopped:
+                raise Stopped
+            part = self._do_page(number, plan.ranges[number], part)
+            self._save(part_name(self.name, number), part.dump())
+            self._parts[number] = part
+            self._waiting = None
+
+    def _take_over_part(self, plan: Plan, number: int) -> Part:
+        kept = self._persistently(self._proxy.ledger.checkpoints)
+        current = saved_plan(self.name, kept)
+        if current is None or current.run != plan.run or current.owner != self._plan_owner:
+            raise _superseded(self.name)
+        self._know_parts(plan, {name: each for name, each in kept.items() if name == part_name(self.name, number)})
+        part = replace(self._part(number), owner=self._owner)
+        if not part.done:
+            self._save(part_name(self.name, number), part.dump())
+        self._parts[number] = part
+        return part
+
+    def _save(self, name: str, data: str) -> None:
+        version = self._versions.get(name, 0)
+        if not self._persistently(partial(self._proxy.ledger.save_checkpoint, name, data, version)):
+            raise _superseded(self.name)
+        self._versions[name] = version + 1
+
+    # -- elsewhere --------------------------------------------------------------------------------------------
+
+    def _have_worked_off(self, plan: Plan, executor: Executor, target: str) -> None:
+        """Let the executor do the parts, at most `workers` at a time, and follow how far they are."""
+        todo = deque(number for number in range(len(plan.ranges)) if not self._part(number).done)
+        running: set[Future[None]] = set()
+        try:
+            while todo or running:
+                if self._stopper.stopped:
+                    raise Stopped
+                while todo and len(running) < self._workers:
+                    running.add(executor.submit(run_part, self._remote(target, plan, todo.popleft())))
+                for call in [each for each in running if each.done()]:
+                    running.remove(call)
+                    call.result()
+                self._stopper.wait(LOOK_SECONDS)
+                self._know_parts(plan, self._persistently(self._proxy.ledger.checkpoints))
+        except BaseException:
+            for call in running:
+                call.cancel()
+            self._fence_off(plan)
+            raise
+
+    def _remote(self, target: str, plan: Plan, number: int) -> RemotePart:
+        share = None if self._per_second is None else self._per_second / self._workers
+        return RemotePart(
+            job=self.name,
+            target=target,
+            owner=plan.owner,
+            number=number,
+            options={
+                **self._options(),
+                "page_size": self._page_size,
+                "per_second": share,
+                "patience_seconds": self._patience_seconds,
+            },
+            workers=self._workers,
+        )
+
+    def _options(self) -> Mapping[str, Any]:
+        """What makes a job like this one elsewhere, beside what all jobs have."""
+        return {}
+
+    def _fence_off(self, plan: Plan) -> None:
+        """Take the plan and the parts from who works on them elsewhere: they end with their next page."""
+        kept = self._persistently(self._proxy.ledger.checkpoints)
+        self._know_parts(plan, kept)
+        for number, part in self._parts.items():
+            if not part.done:
+                name = part_name(self.name, number)
+                self._proxy.ledger.save_checkpoint(
+                    name, replace(part, owner=self._owner).dump(), self._versions[name]
+                )
+
+    def run_part(self, number: int, owner: str, workers: int) -> None:
+        """Do one part of the run that the ledger has the plan of, for `owner`, who waits for it.
+
+        `workers` is how many do so at a time: they share what the flag allows in a second.
+        """
+        self._plan_owner = owner
+        self._sharing = workers
+        kept = self._persistently(self._proxy.ledger.checkpoints)
+        self._plan = saved_plan(self.name, kept)
+        if self._plan is None or self._plan.owner != owner:
+            raise _superseded(self.name)
+        self._do_part(number)
+
+
+def _superseded(name: str) -> Superseded:
+    return Superseded(f"another process has taken over this {name}, and goes on from the last page that was saved")

@@ -1,0 +1,211 @@
+# Generated from zddm_flags/_async/repair.py by `make generate`. Do not edit.
+"""Repair: make right what is stale, and what a verify found to differ."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from typing import TypeVar, cast
+
+from zddm_flags._sync.bulk import Bulk, Located
+from zddm_flags._sync.migration import CopyRules
+from zddm_flags._sync.work import Stopped, Work
+from zddm_flags.errors import InvalidKey
+from zddm_flags.jobs import Part, Progress, part_name, saved_plan
+from zddm_flags.protocols import Page
+from zddm_flags.results import RepairResult
+
+__all__ = ["Repair"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Repair(Work[K, V]):
+    """Copies stale keys from Old to New, so that New serves them again, while reads and writes go on.
+
+    ::
+
+        result = await Repair(proxy).run()
+
+    Each key is copied as a read copies one, under a token: nothing newer is overwritten. Safe to stop, to kill and
+    to run twice, for what is done is not stale any more. It waits as a backfill does.
+
+    Args:
+        proxy: the migration's, of this process.
+        found_by_verify: repair the differing keys that the last verify noted, and not those that are stale.
+        everything: keys above the write rate too.
+        delete_extra: delete from New the keys that Old lacks. Without it they stay, and stay stale.
+        dry_run: change nothing, and tell what would be done.
+        page_size: keys at a time, from 1.
+        per_second: at most how many keys a second, above 0; None: as many as go.
+        patience_seconds: for how long a store or the ledger may fail, at a stretch, before this raises.
+        clock: monotonic seconds; for tests.
+    """
+
+    def __init__(
+        self,
+        proxy: Bulk[K, V],
+        *,
+        found_by_verify: bool = False,
+        everything: bool = False,
+        delete_extra: bool = False,
+        dry_run: bool = False,
+        page_size: int = 1000,
+        per_second: float | None = None,
+        patience_seconds: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(
+            proxy, page_size=page_size, per_second=per_second, patience_seconds=patience_seconds, clock=clock
+        )
+        self._found_by_verify = found_by_verify
+        self._everything = everything
+        self._delete_extra = delete_extra
+        self._dry_run = dry_run
+        self._counts: Counter[str] = Counter()
+        self._expected: int | None = None
+
+    def run(self) -> RepairResult:
+        """Do it, to the end or until `stop()`.
+
+        Raises:
+            Unsupported: a key can only be found by a scan, which Old cannot do.
+            CorruptCheckpoint: what the last verify left cannot be understood.
+
+        Whatever the stores or the ledger raised last, where they failed for longer than `patience_seconds`.
+        """
+        self._began = self._clock()
+        finished = True
+        try:
+            unknown: set[bytes] = set()
+            for names in self._names():
+                located = self._made_again(names, unknown)
+                if located:
+                    self._repair(located)
+            if unknown:
+                self._find(unknown)
+        except Stopped:
+            finished = False
+        finally:
+            self._waiting = None
+        counts = self._counts
+        return RepairResult(
+            finished=finished,
+            dry_run=self._dry_run,
+            keys=counts["keys"],
+            copied=counts["copied"],
+            deleted=counts["deleted"],
+            extra=counts["extra"],
+            not_covered=counts["not_covered"],
+            refused=counts["refused"],
+            pending=counts["pending"],
+            not_found=counts["not_found"],
+            seconds=self._clock() - self._began,
+        )
+
+    def progress(self) -> Progress:
+        """How far it is. Thread-safe, no I/O."""
+        return Progress(
+            rows=self._counts["keys"],
+            expected=self._expected,
+            counts=Counter(self._counts),
+            parts_done=0,
+            parts=1,
+            rows_now=self._counts["keys"],
+            seconds=self._clock() - self._began,
+            waiting=self._waiting,
+        )
+
+    # -- which keys -------------------------------------------------------------------------------------------
+
+    def _names(self) -> Iterator[Collection[bytes]]:
+        """The names of the keys, page by page. Raises Stopped."""
+        if self._found_by_verify:
+            found = self._found()
+            self._expected = len(found)
+            for start in range(0, len(found), self._page_size):
+                yield found[start : start + self._page_size]
+            return
+        self._expected = (self._persistently(self._proxy.ledger.summary)).stale
+        cursor: str | None = None
+        while True:
+            limit = self._allowance()
+            page = self._persistently(partial(self._proxy.ledger.stale_keys, cursor, limit))
+            if page.keys:
+                yield page.keys
+            if page.next_cursor is None:
+                return
+            cursor = page.next_cursor
+
+    def _found(self) -> list[bytes]:
+        """The names of the keys that the last verify noted as differing."""
+        kept = self._persistently(self._proxy.ledger.checkpoints)
+        plan = saved_plan("verify", kept)
+        found: list[bytes] = []
+        for number in range(0 if plan is None else len(plan.ranges)):
+            name = part_name("verify", number)
+            part = Part.load(name, kept[name].data) if name in kept else None
+            if part is not None and plan is not None and part.run == plan.run:
+                found += (bytes.fromhex(each[0]) for each in part.more.get("found", ()))
+        return found
+
+    def _made_again(self, names: Collection[bytes], unknown: set[bytes]) -> list[Located[K]]:
+        """The keys of these names; adds to `unknown` those that have no form of which the key can be made again."""
+        keys: list[K] = []
+        for name in names:
+            try:
+                keys.append(cast(K, self._proxy.gate.key_of(name)))
+            except InvalidKey:
+                unknown.add(name)
+        located, _ = self._proxy.locate(keys)
+        return located
+
+    def _find(self, unknown: set[bytes]) -> None:
+        """Repair keys that only a scan of the stores can find: Old's first, then those that only New has."""
+        self._proxy.check_can_scan("repair")
+        scans = [self._proxy.scan_old, *([self._proxy.scan_new] if self._proxy.new_can_scan else [])]
+        for scan in scans:
+            cursor: str | None = None
+            while unknown:
+                limit = self._allowance()
+                page: Page[K, V] = self._persistently(partial(scan, cursor, limit, None))
+                located, _ = self._proxy.locate(key for key, _ in page.items)
+                wanted = [each for each in located if each.name in unknown]
+                if wanted:
+                    self._repair(wanted)
+                    unknown -= {each.name for each in wanted}
+                if page.next_cursor is None:
+                    break
+                cursor = page.next_cursor
+        self._counts["keys"] += len(unknown)
+        self._counts["not_found"] += len(unknown)
+
+    # -- what is done with them -------------------------------------------------------------------------------
+
+    def _repair(self, located: Sequence[Located[K]]) -> None:
+        held = self._persistently(partial(self._proxy.read_old, located))
+        absent = [each for each in located if each.key not in held]
+        extra: list[Located[K]] = []
+        if absent:
+            self._may_use_new(absent[0].key, writing=False)
+            found = self._persistently(partial(self._proxy.read_new, absent))
+            extra = [each for each in absent if found.get(each.key) is not None]
+        names = {each.name for each in extra}
+        if self._dry_run:
+            self._tell(located, len(held), len(extra))
+            return
+        rules = CopyRules(everything=self._everything, distrust=True)
+        done = self._copy("repair", [each for each in located if each.name not in names], rules)
+        # A key that was deleted in the meantime, by an application, is deleted from New as well: that is no extra.
+        done_extra = self._copy("repair", extra, rules._replace(delete=self._delete_extra))
+        self._counts["deleted"] += done_extra["absent"]
+        self._counts.update({name: keys for name, keys in (done + done_extra).items() if name != "absent"})
+        self._counts["keys"] += len(located)
+
+    def _tell(self, located: Sequence[Located[K]], copied: int, extra: int) -> None:
+        self._counts["keys"] += len(located)
+        self._counts["copied"] += copied
+        self._counts["deleted" if self._delete_extra else "extra"] += extra

@@ -1,0 +1,112 @@
+# Generated from zddm_flags/_async/status.py by `make generate`. Do not edit.
+"""How far a migration is, whether it is time to cut over, and the way back to its beginning."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TypeVar
+
+from zddm_flags._sync.bulk import Bulk
+from zddm_flags.errors import ResetRefused
+from zddm_flags.jobs import JobName, Part, Plan, part_name, saved_plan
+from zddm_flags.ledger import Checkpoint, LedgerSummary
+from zddm_flags.results import JobStatus, MigrationStatus
+from zddm_flags.verdict import reasons_not_to_cut_over
+
+__all__ = ["Overview"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Overview(Bulk[K, V]):
+    """What an operator asks of a migration. See `Proxy`."""
+
+    def migration_status(self) -> MigrationStatus:
+        """How far the migration is, by the ledger and the flag, and whether it is time to cut over.
+
+        Two calls to the ledger, none to a store. Raises what the ledger raises, and CorruptCheckpoint.
+        """
+        self._reap_if_due()
+        summary = self._ledger.summary()
+        kept = self._ledger.checkpoints()
+        backfill, verify = saved_plan("backfill", kept), saved_plan("verify", kept)
+        return MigrationStatus(
+            name=self.name,
+            rollout=self._gate.decision.rollout,
+            flag_key=self._gate.flag_key,
+            opened=summary.opened,
+            epoch=summary.epoch,
+            stale=summary.stale,
+            pending=summary.pending,
+            oldest_pending_seconds=summary.oldest_pending_seconds,
+            token_seconds=self._settings.reap_age,
+            reaped=summary.reaped,
+            backfill=_job_status("backfill", backfill, kept),
+            verify=_job_status("verify", verify, kept),
+            reasons=reasons_not_to_cut_over(
+                self._gate.decision.rollout, summary, backfill, verify, self._settings.reap_age
+            ),
+        )
+
+    def reset_ledger(self, *, new_was_emptied: bool = False) -> LedgerSummary:
+        """Forget every stale key, `opened` and all checkpoints: the migration begins anew, from an empty New.
+
+        What New holds is trusted afterwards, as of no key: whatever is still in it may be served, wrong or not. So
+        the rate must be 0, in all processes; no token may be pending; and New must be empty.
+
+        Args:
+            new_was_emptied: New cannot be scanned, or only seems to hold something: you have seen to it that
+                it is empty.
+
+        Returns:
+            What the ledger holds then.
+
+        Raises:
+            ResetRefused: one of these does not hold; nothing was changed.
+            Unsupported: New cannot be scanned, and `new_was_emptied` is not said.
+
+        What the ledger and New raise.
+        """
+        if self._gate.write_rate > 0:
+            raise ResetRefused(
+                "the write rate is above 0, so that New is being written to: set the flag to 0, wait until every "
+                "process has seen it, and empty New"
+            )
+        if not new_was_emptied and not self.holds_nothing():
+            raise ResetRefused("New holds something, which would be trusted from then on: empty it first")
+        if not self._ledger.reset():
+            raise ResetRefused(
+                f"operations are in progress, or were left by a process that ended: those are reaped after "
+                f"{self._settings.reap_age:.0f} s. Try again then"
+            )
+        if not new_was_emptied and not self.holds_nothing():
+            self._ledger.open_to(1.0)  # so that writes that skip New leave their keys stale again
+            raise ResetRefused(
+                "New was written to meanwhile, by a process that has not seen the flag at 0: wait, empty New, and "
+                "reset again"
+            )
+        self._telemetry.report("warning", "ledger_reset", new_was_emptied=new_was_emptied)
+        return self._ledger.summary()
+
+
+def _job_status(job: JobName, plan: Plan | None, kept: Mapping[str, Checkpoint]) -> JobStatus | None:
+    if plan is None:
+        return None
+    counts: Counter[str] = Counter()
+    age = kept[job].age_seconds
+    for number in range(len(plan.ranges)):
+        name = part_name(job, number)
+        if name in kept:
+            part = Part.load(name, kept[name].data)
+            if part.run == plan.run:
+                counts.update(part.counts)
+                age = min(age, kept[name].age_seconds)
+    return JobStatus(
+        state=plan.state,
+        saved_seconds_ago=age,
+        counts=dict(counts),
+        expected=plan.expected,
+        result=plan.result,
+    )
