@@ -34,6 +34,7 @@ from zddm_flags.ledger import CopyGrant, Grant, LedgerTable, Opening
 WORLDS = ("blocking", "asyncio")
 IDENTITY = "xxh3/canonical"
 PARTS = ("meta", "entries", "pending", "tokens")
+JOB = "backfill/1"
 KEYS = [b"s:plain", b"b:\x00\xff\r\n", b"s:with:colons,and-commas", "s:\u00e9".encode(), b""]
 names = itertools.count()
 
@@ -576,7 +577,7 @@ async def test_a_script_that_stops_half_way_is_unknown(own_world: World, reason:
 def test_of_two_first_replies_one_counts() -> None:
     """Two calls that were both the first, and met different rows, are not both believed."""
     rows = Rows("zddm", "users", IDENTITY, 0.0, 0.0)
-    reply: list[Any] = [b"0.0", 0, 0, 0, -1]
+    reply: list[Any] = [b"0.0", 0, 0, 0, -1, 0]
     rows.accept([b"ok", b"one", *reply])
     with pytest.raises(LedgerMismatch, match="made anew"):
         rows.accept([b"ok", b"other", *reply])
