@@ -372,8 +372,8 @@ class LedgerTables:
         values: dict[str, Any] = {"migration": migration, "limit": limit}
         behind = ""
         if after is not None:
-            behind = f"AND {self._key} > {'UNHEX(' + self._bind('after') + ')' if self._mysql else self._bind('after')} "
-            values["after"] = after.hex() if self._mysql else after
+            bind = f"UNHEX({self._bind('after')})" if self._mysql else self._bind("after")
+            behind, values["after"] = f"AND {self._key} > {bind} ", after.hex() if self._mysql else after
         page = (
             f"(SELECT * FROM {keys} WHERE migration = {self._bind('migration')} {behind}"
             f"AND stale <> false ORDER BY {self._key} LIMIT {self._bind('limit')})"
@@ -709,7 +709,7 @@ class LedgerTables:
         return {f"k{place}": key for place, key in enumerate(keys)}
 
     def _text_bind(self, name: str) -> str:
-        """Where the text of a checkpoint stands. In MySQL it is hexadecimal, as keys are, and for their reasons."""
+        """Where the text of a checkpoint stands. In MySQL it is hexadecimal, for the reasons that keys are."""
         return f"CONVERT(UNHEX({self._bind(name)}) USING utf8mb4)" if self._mysql else self._bind(name)
 
     def _text_given(self, text: str) -> str | None:

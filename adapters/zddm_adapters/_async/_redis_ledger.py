@@ -55,9 +55,9 @@ class AsyncRedisLedger:
     `:checkpoints`, all in one slot of a cluster. They hold the migration's keys in their encoding, and no value.
 
     `begin`, `begin_copy` and `reset` are sent once, whatever `retry=` the client has; the other calls follow it
-    (on a cluster they too are sent once). A new connection is tried as often as `retry=` says, which harms nothing but
-    takes time. So make the client with a `socket_timeout`, a `socket_connect_timeout` and a `retry` that together
-    stay well below the proxy's `max_operation_seconds`. Thread-safe, as the client is.
+    (on a cluster they too are sent once). A new connection is tried as often as `retry=` says, which harms
+    nothing but takes time. So make the client with a `socket_timeout`, a `socket_connect_timeout` and a `retry`
+    that together stay well below the proxy's `max_operation_seconds`. Thread-safe, as the client is.
 
     Args:
         client: a `redis.asyncio.Redis` or `RedisCluster`; it stays the caller's to close. Not one that decodes.
