@@ -39,6 +39,9 @@ __all__ = [
     "Opening",
     "StalePage",
     "check_checkpoint",
+    "check_limit",
+    "cursor_after",
+    "key_before",
 ]
 
 
@@ -89,7 +92,9 @@ class LedgerSummary(NamedTuple):
     opened: float
     epoch: int
     reaped: int = 0
-    """Tokens that were ever reaped: what crashed, or took too long. Counted as `reap` counts them."""
+    """Tokens reaped since the epoch began: of what crashed, or took too long. Counted as `reap` counts them.
+
+    Where the ledger's server failed meanwhile some may be missing, or be counted twice."""
 
 
 class StalePage(NamedTuple):
@@ -177,10 +182,14 @@ class MigrationLedger(Protocol):
         ...
 
     def stale_keys(self, cursor: str | None = None, limit: int = 1000) -> StalePage:
-        """About `limit` keys that are stale, whether a token is pending on them or not.
+        """A page of about `limit` keys, at least 1, that are stale, whether a token is pending on them or not.
 
-        From the start, or after `cursor`, which is opaque. What is stale from the first page to the last is given
-        once or more; what becomes so meanwhile, or is no more, perhaps. A page may be empty though more follow.
+        It is the first one, or with a page's `next_cursor` the one behind that page. A key that is stale from the
+        first page to the last is given once or more; one that becomes stale meanwhile, or ceases to be, perhaps.
+        A page may be empty though more follow, and larger than `limit`.
+
+        Raises ValueError where `cursor` is none that a page of this ledger gave, as far as it can tell, or
+        `limit` is below 1.
         """
         ...
 
@@ -191,16 +200,19 @@ class MigrationLedger(Protocol):
     def save_checkpoint(self, name: str, data: str, version: int) -> bool:
         """Replace the checkpoint `name` if `version` is the one that it has (0: there is none); else False.
 
-        It has `version + 1` then. So of two who go on from the same one only the first succeeds. May be repeated:
-        where it has `version + 1` and this very `data`, it counts as replaced. A `name` has 1 to 64 characters,
-        lower-case ASCII letters, digits, `-`, `.` and `/`; `data` at most `MAX_CHECKPOINT_CHARACTERS`, no NUL.
+        It has `version + 1` then. So of two who go on from the same one with different `data` only the first
+        succeeds. May be repeated: where it has `version + 1` and this very `data`, it counts as replaced. A `name`
+        has 1 to 64 characters, lower-case ASCII letters, digits, `-`, `.` and `/`; `data` at most
+        `MAX_CHECKPOINT_CHARACTERS`, of any that UTF-8 has but NUL. Raises ValueError for others.
         """
         ...
 
     def reset(self) -> bool:
-        """Forget every stale key and checkpoint, let nothing be opened, and begin another epoch.
+        """Forget every stale key and checkpoint, set `opened` and `reaped` to 0, and raise `epoch` by 1.
 
-        False, and nothing changed, where any token is pending. Atomic as a whole: no `begin` comes in between.
+        False, and nothing changed, where any token is pending. Atomic as a whole: a `begin` that comes at the same
+        time is before it, so that this is False, or after it, and gets the new `opened` and `epoch`. What New
+        missed is forgotten with it, so nothing that New holds may be trusted afterwards: empty it first.
         """
         ...
 
@@ -417,7 +429,7 @@ class LedgerTable:
         if self._tokens:
             return False
         self._entries.clear()
-        self._stale = 0
+        self._stale = self.reaped = 0
         self.opened = 0.0
         self.epoch += 1
         return True
@@ -491,9 +503,11 @@ class _InMemoryMigration:
     last_summary = summary
 
     def stale_keys(self, cursor: str | None = None, limit: int = 1000) -> StalePage:
+        check_limit(limit)
+        after = key_before(cursor)
         with self._lock:
-            keys = self._table.stale_keys(None if cursor is None else bytes.fromhex(cursor), limit)
-        return StalePage(keys, keys[-1].hex() if len(keys) == limit else None)
+            keys = self._table.stale_keys(after, limit)
+        return StalePage(keys, cursor_after(keys, limit))
 
     def checkpoints(self) -> Mapping[str, Checkpoint]:
         with self._lock:
@@ -504,7 +518,7 @@ class _InMemoryMigration:
     def save_checkpoint(self, name: str, data: str, version: int) -> bool:
         check_checkpoint(name, data)
         with self._lock:
-            kept, known, _ = self._checkpoints.get(name, ("", 0, 0.0))
+            kept, known, _ = self._checkpoints.get(name, (None, 0, 0.0))
             if known == version:
                 self._checkpoints[name] = (data, version + 1, self._clock())
                 return True
@@ -534,6 +548,29 @@ def check_checkpoint(name: str, data: str) -> None:
         raise ValueError(
             f"the data of a checkpoint has at most {MAX_CHECKPOINT_CHARACTERS} characters, and no NUL"
         )
+    try:
+        data.encode()
+    except UnicodeEncodeError:
+        # Without its context: that holds the data.
+        raise ValueError("the data of a checkpoint has a character that UTF-8 has not") from None
+
+
+def check_limit(limit: int) -> None:
+    """Refuse what is no size of a page. Raises ValueError."""
+    if limit < 1:
+        raise ValueError(f"a page of {limit} keys is none: give a limit of at least 1")
+
+
+def cursor_after(keys: Sequence[bytes], limit: int) -> str | None:
+    """The cursor after a page of at most `limit` keys in their order, of a ledger that goes on behind a key."""
+    return keys[-1].hex() if len(keys) == limit else None
+
+
+def key_before(cursor: str | None) -> bytes | None:
+    """The last key of the page that gave a cursor; None before the first page. Raises ValueError."""
+    if cursor is not None and re.fullmatch(r"([0-9a-f]{2})*", cursor) is None:
+        raise ValueError("this is no cursor of a page of stale keys: it is not hexadecimal")
+    return None if cursor is None else bytes.fromhex(cursor)
 
 
 class InMemoryLedger:

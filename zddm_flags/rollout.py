@@ -66,7 +66,8 @@ class Rollout:
     def parse(cls, value: object) -> Rollout:
         """Read a flag's value: a number, or an object with the numbers `read` and `write`.
 
-        The object may have `backfill_per_second`, a number or null. Further members of the object are ignored, so that a flag can carry other settings beside the rates.
+        The object may have `backfill_per_second`, a number or null. Further members are ignored, so that a flag
+        can carry other settings beside the rates.
 
         Raises:
             InvalidRollout: the value is neither, or a rate is missing or wrong.

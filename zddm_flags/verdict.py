@@ -25,8 +25,8 @@ def reasons_not_to_cut_over(
     oldest = summary.oldest_pending_seconds
     if oldest is not None and oldest > token_seconds:
         reasons.append(
-            f"an operation was left {oldest:.0f} s ago, by a process that ended: run status again, which reaps it, "
-            "then repair"
+            f"an operation was left {oldest:.0f} s ago, by a process that ended: run status again, which reaps "
+            "it, then repair"
         )
     return [*reasons, *_backfill_reasons(backfill), *_verify_reasons(backfill, verify)]
 

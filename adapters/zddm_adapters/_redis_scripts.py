@@ -1,15 +1,17 @@
 """The ledger on Redis: its Lua scripts, and what needs no I/O around them.
 
-The rows of a migration are four Redis keys with one hash tag, so that a cluster keeps them in one slot:
+The rows of a migration are five Redis keys with one hash tag, so that a cluster keeps them in one slot:
 
 - `meta`, a hash: the version of this schema, the gate's identity, the incarnation (random, made with the rows),
-  `opened` as the text of a double, how long tokens are kept, the epoch, how many keys are stale, and the sizes
-  of the other three. Sizes
-  that do not match are how a loss of some of the rows is seen, be it by eviction or by somebody's DEL.
+  `opened` as the text of a double, how long tokens are kept, the epoch, how many tokens were reaped, how many keys
+  are stale, and the sizes of the next three. Sizes that do not match are how a loss of some of the rows is seen,
+  be it by eviction or by somebody's DEL.
 - `entries`, a hash: a dirty key -> `s` if it is stale or `-`, `c` if it is contended or `-`, and its tokens, with
   commas between.
 - `pending`, a sorted set of `token:key` by the server's time of their begin, in microseconds.
 - `tokens`, a hash: a token -> on how many keys it is pending.
+- `checkpoints`, a hash: a name -> its version, when it was saved by the server's time, in microseconds, and its
+  data, with spaces between. No promise is lost with it. Only the scripts that touch it are told of it.
 
 Every script looks at everything that it will change before it changes anything, since Redis does not undo what a
 script did before an error. All scripts count as writing (none has the flag `no-writes`), so that a read-only
@@ -36,7 +38,18 @@ from redis.exceptions import (
 )
 
 from zddm_flags.errors import InvalidKey, LedgerMismatch, Unsupported
-from zddm_flags.ledger import MAX_KEY_BYTES, MAX_TOKEN_BYTES, CopyGrant, Grant, LedgerSummary, Opening
+from zddm_flags.ledger import (
+    MAX_KEY_BYTES,
+    MAX_TOKEN_BYTES,
+    Checkpoint,
+    CopyGrant,
+    Grant,
+    LedgerSummary,
+    Opening,
+    StalePage,
+    check_checkpoint,
+    check_limit,
+)
 from zddm_flags.rollout import checked_rate
 
 __all__ = ["REAP_AT_ONCE", "Call", "Rows", "Script", "check_server", "is_durable", "is_refusal"]
@@ -44,9 +57,11 @@ __all__ = ["REAP_AT_ONCE", "Call", "Rows", "Script", "check_server", "is_durable
 SCHEMA = b"1"
 REAP_AT_ONCE = 1000
 """Tokens that one script reaps at most: no other client of the server is answered meanwhile."""
+SCAN_AT_ONCE = 1000
+"""About how many entries one script looks at for those that are stale."""
 
 PRELUDE = """
-local META, ENTRIES, PENDING, TOKENS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local META, ENTRIES, PENDING, TOKENS, CHECKPOINTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local SCHEMA, IDENTITY, EXPECTED, PROPOSED, FLOOR = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local PATIENCE = ARGV[6]
 local OWN = 7      -- where the arguments of the call itself begin
@@ -71,7 +86,7 @@ end
 -- Look at the rows as a whole, and make them where this object never saw any and there are none.
 local function examine()
   local meta = redis.pcall('HMGET', META, 'schema', 'identity', 'incarnation', 'opened', 'epoch', 'stale',
-    'entries', 'pending', 'tokens', 'token_seconds')
+    'entries', 'pending', 'tokens', 'reaped', 'token_seconds')
   local sizes = {meta, redis.pcall('HLEN', ENTRIES), redis.pcall('ZCARD', PENDING), redis.pcall('HLEN', TOKENS)}
   for position, answer in ipairs(sizes) do
     if type(answer) == 'table' and answer.err then
@@ -83,17 +98,18 @@ local function examine()
     if redis.call('EXISTS', META) == 1 then return nil, {'foreign', 1} end
     if EXPECTED ~= '' or sizes[2] + sizes[3] + sizes[4] > 0 then return nil, {'lost'} end
     redis.call('HSET', META, 'schema', SCHEMA, 'identity', IDENTITY, 'incarnation', PROPOSED, 'opened', FLOOR,
-      'epoch', '0', 'stale', '0', 'entries', '0', 'pending', '0', 'tokens', '0', 'token_seconds', PATIENCE)
-    return {incarnation = PROPOSED, opened = FLOOR, epoch = 0, stale = 0, tokens = 0,
+      'epoch', '0', 'stale', '0', 'entries', '0', 'pending', '0', 'tokens', '0', 'reaped', '0',
+      'token_seconds', PATIENCE)
+    return {incarnation = PROPOSED, opened = FLOOR, epoch = 0, stale = 0, tokens = 0, reaped = 0,
       token_seconds = tonumber(PATIENCE)}
   end
   if meta[1] ~= SCHEMA then return nil, {'schema', meta[1]} end
-  for position = 2, 10 do
+  for position = 2, 11 do
     if not meta[position] then return nil, {'foreign', 1} end
   end
-  local numbers = {[4] = double(meta[4]), [10] = double(meta[10])}
-  for position = 5, 9 do numbers[position] = whole_number(meta[position]) end
-  for position = 4, 10 do
+  local numbers = {[4] = double(meta[4]), [11] = double(meta[11])}
+  for position = 5, 10 do numbers[position] = whole_number(meta[position]) end
+  for position = 4, 11 do
     if not numbers[position] then return nil, {'foreign', 1} end
   end
   if meta[2] ~= IDENTITY then return nil, {'identity', meta[2]} end
@@ -106,13 +122,13 @@ local function examine()
     redis.call('HSET', META, 'opened', FLOOR)
     opened = FLOOR
   end
-  local token_seconds = numbers[10]
+  local token_seconds = numbers[11]
   if EXPECTED == '' and tonumber(PATIENCE) > token_seconds then
     redis.call('HSET', META, 'token_seconds', PATIENCE)
     token_seconds = tonumber(PATIENCE)
   end
   return {incarnation = meta[3], opened = opened, epoch = numbers[5], stale = numbers[6], tokens = numbers[9],
-    token_seconds = token_seconds}
+    reaped = numbers[10], token_seconds = token_seconds}
 end
 
 -- The names of keys among the arguments, from the one at `first` on.
@@ -132,6 +148,15 @@ local function is_possible(entry)
   return #entry.tokens == 1 or entry.contended
 end
 
+-- The entry that a text means; nil where this ledger wrote none such.
+local function entry_of(text)
+  local stale, contended, tokens = string.match(text, '^([s-])([c-])([%w,-]*)$')
+  if not stale then return nil end
+  local entry = {stale = stale == 's', contended = contended == 'c', tokens = {}}
+  for token in string.gmatch(tokens, '[^,]+') do entry.tokens[#entry.tokens + 1] = token end
+  return text_of(entry) == text and is_possible(entry) and entry or nil
+end
+
 -- The entries of keys, by name; a clean key has one without tokens.
 local function load_entries(names)
   local entries = {}
@@ -140,11 +165,8 @@ local function load_entries(names)
     for offset, text in ipairs(texts) do
       local entry = {stale = false, contended = false, tokens = {}}
       if text then
-        local stale, contended, tokens = string.match(text, '^([s-])([c-])([%w,-]*)$')
-        if not stale then return nil, {'foreign', 2} end
-        entry.stale, entry.contended = stale == 's', contended == 'c'
-        for token in string.gmatch(tokens, '[^,]+') do entry.tokens[#entry.tokens + 1] = token end
-        if text_of(entry) ~= text or not is_possible(entry) then return nil, {'foreign', 2} end
+        entry = entry_of(text)
+        if not entry then return nil, {'foreign', 2} end
       end
       entries[names[first + offset - 1]] = entry
     end
@@ -220,7 +242,20 @@ local function finish(changed, ...)
   local age = -1
   local oldest = redis.call('ZRANGE', PENDING, 0, 0, 'WITHSCORES')
   if oldest[2] then age = math.min(math.max(0, now() - tonumber(oldest[2])), 2 ^ 53) end
-  return {'ok', state.incarnation, state.opened, state.epoch, state.stale, state.tokens, age, ...}
+  return {'ok', state.incarnation, state.opened, state.epoch, state.stale, state.tokens, age, state.reaped, ...}
+end
+
+-- What a field of the checkpoints holds: version, time and data; nil where this ledger wrote none such.
+local function checkpoint_of(text)
+  local version, saved, data = string.match(text, '^(%d+) (%d+) (.*)$')
+  version, saved = version and whole_number(version), saved and #saved <= 16 and tonumber(saved)
+  if version and version > 0 and saved then return version, saved, data end
+end
+
+-- Whether Redis holds checkpoints, or none, where they are to be.
+local function checkpoints_are_foreign()
+  local kind = redis.call('TYPE', CHECKPOINTS).ok
+  return kind ~= 'hash' and kind ~= 'none'
 end
 
 state, refusal = examine()
@@ -235,13 +270,15 @@ class Script(NamedTuple):
     digest: bytes
     once: bool
     """Whether a second run would do more than the first."""
+    keys: int
+    """How many of the Redis keys it is told."""
 
 
-def _script(body: str, *, begins: bool = False) -> Script:
-    # A server whose memory is full refuses what begins. What makes the ledger smaller, or no larger, goes on.
-    first_line = "#!lua" if begins else "#!lua flags=allow-oom"
+def _script(body: str, *, grows: bool = False, once: bool = False, keys: int = 4) -> Script:
+    # A server whose memory is full refuses what needs more. What makes the ledger smaller, or no larger, goes on.
+    first_line = "#!lua" if grows else "#!lua flags=allow-oom"
     text = f"{first_line}\n{PRELUDE}{body}".encode()
-    return Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode(), once=begins)
+    return Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode(), once, keys)
 
 
 BEGIN = _script(
@@ -259,7 +296,8 @@ end
 add(ARGV[OWN], names, entries)
 return finish(true, contended)
 """,
-    begins=True,
+    grows=True,
+    once=True,
 )
 
 BEGIN_COPY = _script(
@@ -278,7 +316,8 @@ end
 add(ARGV[OWN], free, entries)
 return finish(true, granted, stale)
 """,
-    begins=True,
+    grows=True,
+    once=True,
 )
 
 END = _script("""
@@ -362,10 +401,71 @@ for position, name in ipairs(names) do
   local entry = entries[name]
   remove(entry, name, place_of(entry, tokens[position]), true)
 end
+if #members > 0 then state.reaped = redis.call('HINCRBY', META, 'reaped', #members) end
 return finish(true, #members)
 """)
 
 SUMMARY = _script("return finish(false)")
+
+STALE_KEYS = _script("""
+local page = redis.call('HSCAN', ENTRIES, ARGV[OWN], 'COUNT', ARGV[OWN + 1])
+local names = {}
+for position = 1, #page[2], 2 do
+  local entry = entry_of(page[2][position + 1])
+  if not entry then return {'foreign', 2} end
+  if entry.stale then names[#names + 1] = page[2][position] end
+end
+return finish(false, page[1], names)
+""")
+
+CHECKPOINTS = _script(
+    """
+if checkpoints_are_foreign() then return {'foreign', 5} end
+local fields = redis.call('HGETALL', CHECKPOINTS)
+local found, time = {}, now()
+for position = 1, #fields, 2 do
+  local version, saved, data = checkpoint_of(fields[position + 1])
+  if not version then return {'foreign', 5} end
+  found[#found + 1] = {fields[position], data, version, math.max(0, time - saved)}
+end
+return finish(false, found)
+""",
+    keys=5,
+)
+
+SAVE_CHECKPOINT = _script(
+    """
+if checkpoints_are_foreign() then return {'foreign', 5} end
+local name, data, version = ARGV[OWN], ARGV[OWN + 1], tonumber(ARGV[OWN + 2])
+local text = redis.call('HGET', CHECKPOINTS, name)
+local known, kept = 0, nil
+if text then
+  local saved
+  known, saved, kept = checkpoint_of(text)
+  if not known then return {'foreign', 5} end
+end
+if known == version then
+  redis.call('HSET', CHECKPOINTS, name, string.format('%.0f %.0f ', version + 1, now()) .. data)
+  return finish(false, 1)
+end
+return finish(false, known == version + 1 and kept == data and 1 or 0)
+""",
+    grows=True,
+    keys=5,
+)
+
+RESET = _script(
+    """
+if checkpoints_are_foreign() then return {'foreign', 5} end
+if redis.call('EXISTS', PENDING, TOKENS) > 0 then return finish(false, 0) end
+redis.call('UNLINK', CHECKPOINTS, ENTRIES)
+state.opened, state.epoch, state.stale, state.reaped = '0.0', state.epoch + 1, 0, 0
+redis.call('HSET', META, 'opened', state.opened, 'epoch', state.epoch, 'reaped', state.reaped)
+return finish(true, 1)
+""",
+    once=True,
+    keys=5,
+)
 
 
 class Call(NamedTuple):
@@ -396,7 +496,8 @@ class Rows:
             raise ValueError("prefix must be of ASCII letters, digits, dots, hyphens and underscores")
         self._name = name
         self._identity = identity
-        self.keys = tuple(f"{{{prefix}:{name}}}:{part}" for part in ("meta", "entries", "pending", "tokens"))
+        parts = ("meta", "entries", "pending", "tokens", "checkpoints")
+        self.keys = tuple(f"{{{prefix}:{name}}}:{part}" for part in parts)
         self._opened = opened
         self._token_seconds = token_seconds
         self._seen: dict[str, bytes] = {}
@@ -406,11 +507,11 @@ class Rows:
         """What to send."""
         expected = self._seen.get("incarnation", b"")
         proposed = b"" if expected else os.urandom(12).hex().encode()
-        keys = (key.encode() for key in self.keys)
+        keys = (key.encode() for key in self.keys[: script.keys])
         floors = (_text(self._opened), _text(self._token_seconds))
         common = (SCHEMA, self._identity.encode(), expected, proposed, *floors)
         # A call that may make the rows could, sent twice, make them anew after a loss that nobody saw.
-        return Call(script, (b"4", *keys, *common, *arguments), once=script.once or not expected)
+        return Call(script, (b"%d" % script.keys, *keys, *common, *arguments), once=script.once or not expected)
 
     def accept(self, reply: Sequence[Any]) -> tuple[Opening, Sequence[Any]]:
         """What a reply says of the migration, and the part of it that is the call's own.
@@ -421,12 +522,12 @@ class Rows:
         status, *rest = reply
         if status != b"ok":
             raise self._mismatch(status, rest)
-        incarnation, opened, epoch, stale, tokens, age, *own = rest
+        incarnation, opened, epoch, stale, tokens, age, reaped, *own = rest
         # Two threads may each have seen the rows first, and others between them: `setdefault` lets one win.
         if self._seen.setdefault("incarnation", incarnation) != incarnation:
             raise self._mismatch(b"lost", [])
         opening = Opening(float(opened), epoch)
-        self._summary = LedgerSummary(stale, tokens, None if age < 0 else age / 1e6, *opening)
+        self._summary = LedgerSummary(stale, tokens, None if age < 0 else age / 1e6, *opening, reaped)
         return opening, own
 
     def last_summary(self) -> LedgerSummary:
@@ -489,6 +590,46 @@ class Rows:
     def summary(self) -> Call:
         """See `MigrationLedger.summary`."""
         return self.call(SUMMARY)
+
+    def stale_keys(self, cursor: str | None, limit: int) -> Call:
+        """See `MigrationLedger.stale_keys`."""
+        check_limit(limit)
+        if cursor is not None and (re.fullmatch("[0-9]{1,20}", cursor) is None or int(cursor) >= 2**64):
+            raise ValueError("this is no cursor of a page of stale keys: it is not a number of Redis")
+        return self.call(STALE_KEYS, (cursor or "0").encode(), b"%d" % min(limit, SCAN_AT_ONCE))
+
+    def stale_page(self, reply: Sequence[Any]) -> StalePage:
+        """What the reply to `stale_keys` says."""
+        _, (cursor, keys) = self.accept(reply)
+        return StalePage(keys, None if cursor == b"0" else cursor.decode())
+
+    def checkpoints(self) -> Call:
+        """See `MigrationLedger.checkpoints`."""
+        return self.call(CHECKPOINTS)
+
+    def found_checkpoints(self, reply: Sequence[Any]) -> Mapping[str, Checkpoint]:
+        """What the reply to `checkpoints` says."""
+        _, (found,) = self.accept(reply)
+        try:
+            return {
+                name.decode(): Checkpoint(data.decode(), version, age / 1e6) for name, data, version, age in found
+            }
+        except UnicodeDecodeError:
+            raise self._mismatch(b"foreign", [5]) from None  # the error's text would show what it is about
+
+    def save_checkpoint(self, name: str, data: str, version: int) -> Call:
+        """See `MigrationLedger.save_checkpoint`."""
+        check_checkpoint(name, data)
+        return self.call(SAVE_CHECKPOINT, name.encode(), data.encode(), b"%d" % version)
+
+    def reset(self) -> Call:
+        """See `MigrationLedger.reset`."""
+        return self.call(RESET)
+
+    def was_done(self, reply: Sequence[Any]) -> bool:
+        """What the reply to `save_checkpoint` or `reset` says."""
+        _, (done,) = self.accept(reply)
+        return bool(done)
 
     def _mismatch(self, status: bytes, rest: Sequence[Any]) -> LedgerMismatch:
         about = f"the ledger of migration {self._name!r} on Redis"

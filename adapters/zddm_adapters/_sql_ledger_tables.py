@@ -1,5 +1,5 @@
 # ruff: noqa: S608 - the statements are composed of checked and quoted names; all values are parameters
-"""A ledger's two tables in a SQL database: their statements, and what their rows mean. No I/O.
+"""A ledger's tables in a SQL database: their statements, and what their rows mean. No I/O.
 
 All that is known of a key is in one row, so that one statement changes it atomically, under the row's lock.
 `pending` holds its tokens, one entry of `ENTRY` characters after the other: `|`, the token filled up with dots,
@@ -13,7 +13,8 @@ Five rules that every statement keeps:
 - `contended` is set while more than one token is pending, and stays until none is.
 - `oldest` is the time of the first token, and NULL where there is none.
 - A row without tokens that is not stale is as good as no row.
-- No empty text is written or compared with: MariaDB can be set to read it as NULL (EMPTY_STRING_IS_NULL).
+- No empty text is written or compared with: MariaDB can be set to read it as NULL (EMPTY_STRING_IS_NULL). The
+  empty text of a checkpoint is NULL in every database.
 - MySQL assigns from left to right, and an assignment sees those before it: `pending` comes last, for the others
   read what it was. Its row locks are taken in the order of the primary key, which FORCE INDEX makes the order of
   any plan; PostgreSQL's are taken in order by a SELECT ... FOR UPDATE. So no two batches wait for each other in a
@@ -32,7 +33,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 
 from zddm_flags.errors import InvalidKey, LedgerMismatch, Unsupported
-from zddm_flags.ledger import MAX_KEY_BYTES, MAX_TOKEN_BYTES
+from zddm_flags.ledger import MAX_KEY_BYTES, MAX_TOKEN_BYTES, Checkpoint
 
 __all__ = [
     "ADVICE",
@@ -44,6 +45,7 @@ __all__ = [
     "Statement",
     "checked_keys",
     "checked_name",
+    "checkpoints_of",
     "chunks",
     "deadlocked",
     "entry_mark",
@@ -54,6 +56,7 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 MAX_NAME_CHARACTERS = 100
+MAX_CHECKPOINT_NAME = 64
 KEYS_PER_STATEMENT = 5000  # within the 32766 parameters of SQLite, and within 16 MiB of text for MySQL
 
 TIME_DIGITS = 16
@@ -62,8 +65,11 @@ TOKEN = re.compile(rb"[A-Za-z0-9-]{1,%d}" % MAX_TOKEN_BYTES)
 PENDING = re.compile(rf"(\|[A-Za-z0-9.-]{{{MAX_TOKEN_BYTES}}}@[0-9]{{{TIME_DIGITS}}})*")
 INCARNATION = re.compile(r"[0-9a-f]{32}")
 
-MIGRATION_COLUMNS = ("name", "schema_version", "identity", "opened", "epoch", "incarnation", "token_seconds")
+MIGRATION_COLUMNS = (
+    "name", "schema_version", "identity", "opened", "epoch", "incarnation", "token_seconds", "reaped"
+)  # fmt: skip
 KEY_COLUMNS = ("migration", "key", "pending", "stale", "contended", "oldest")
+CHECKPOINT_COLUMNS = ("migration", "name", "data", "version", "saved")
 
 ADVICE = (
     "keep the gate at 0, so that New is not used; empty or verify New, which may hold what is not true any more; "
@@ -177,6 +183,7 @@ class LedgerRows(NamedTuple):
     opened: float
     epoch: int
     token_seconds: float
+    reaped: int
     keys: dict[bytes, KeyRow]
 
     @classmethod
@@ -201,6 +208,8 @@ class LedgerRows(NamedTuple):
             and self.epoch >= 0
             and _is_number(self.token_seconds)
             and 0 <= self.token_seconds < math.inf
+            and isinstance(self.reaped, int)
+            and self.reaped >= 0
             and all(isinstance(key, bytes) and row.is_whole() for key, row in self.keys.items())
         )
 
@@ -209,12 +218,39 @@ def _is_number(found: object) -> bool:
     return isinstance(found, (int, float))
 
 
+def checkpoints_of(rows: Iterable[Sequence[Any]]) -> dict[str, Checkpoint] | None:
+    """From the rows of `LedgerTables.checkpoints`; None where one of them is none that this library wrote."""
+    found: dict[str, Checkpoint] = {}
+    for *_, name, data, version, age in rows:
+        if name is None:  # the migration has no checkpoint
+            continue
+        text = _text_of(data)
+        if not (isinstance(name, str) and text is not None and isinstance(version, int) and isinstance(age, int)):
+            return None
+        if version < 1:
+            return None
+        found[name] = Checkpoint(text, version, max(0.0, age / 1_000_000))
+    return found
+
+
+def _text_of(data: object) -> str | None:
+    """The text that a column holds, which in MySQL comes as bytes; None where it is no text."""
+    if isinstance(data, bytes):
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return None
+    if data is None:
+        return ""
+    return data if isinstance(data, str) else None
+
+
 class LedgerTables:
     """The statements of one ledger, in the words of its database. Immutable, hence thread-safe.
 
     Args:
         dialect: the engine's.
-        prefix: what the names of both tables begin with.
+        prefix: what the names of the tables begin with.
         schema: where the tables are; None: where the database looks first.
 
     Raises:
@@ -233,11 +269,13 @@ class LedgerTables:
         self._mysql = not (self._postgresql or self._sqlite)
         self.schema = schema
         self.migrations_name, self.keys_name = f"{prefix}_migrations", f"{prefix}_keys"
+        self.checkpoints_name = f"{prefix}_checkpoints"
         self._index_name = f"{self.keys_name}_oldest"
         quote = dialect.identifier_preparer.quote
         self._schema = f"{dialect.identifier_preparer.quote_schema(schema)}." if schema is not None else ""
         self._migrations = f"{self._schema}{quote(self.migrations_name)}"
         self._keys = f"{self._schema}{quote(self.keys_name)}"
+        self._checkpoints = f"{self._schema}{quote(self.checkpoints_name)}"
         self._held = quote(self.keys_name)  # names the row that is there already, beside the one to be inserted
         self._key = quote("key")
         if self._postgresql:
@@ -327,6 +365,44 @@ class LedgerTables:
         )
         return self._statement(self._question(old), {"migration": migration, "age": age, "limit": limit})
 
+    def stale(self, migration: str, after: bytes | None, limit: int) -> Statement:
+        """The migration's row and the first `limit` keys behind `after` that are stale, in any order."""
+        # The primary key leads to `after` and gives the order, so that no page reads what those before it read.
+        keys = f"{self._keys} FORCE INDEX (PRIMARY)" if self._mysql else self._keys
+        values: dict[str, Any] = {"migration": migration, "limit": limit}
+        behind = ""
+        if after is not None:
+            bind = f"UNHEX({self._bind('after')})" if self._mysql else self._bind("after")
+            behind, values["after"] = f"AND {self._key} > {bind} ", after.hex() if self._mysql else after
+        page = (
+            f"(SELECT * FROM {keys} WHERE migration = {self._bind('migration')} {behind}"
+            f"AND stale <> false ORDER BY {self._key} LIMIT {self._bind('limit')})"
+        )
+        return self._statement(self._question(page), values)
+
+    def pending(self, migration: str) -> Statement:
+        """The migration's row and a key on which a token is pending, if there is any."""
+        some = (
+            f"(SELECT * FROM {self._keys} WHERE migration = {self._bind('migration')} "
+            "AND (oldest IS NOT NULL OR length(pending) > 0) LIMIT 1)"
+        )
+        return self._statement(self._question(some), {"migration": migration})
+
+    def checkpoints(self, migration: str, name: str | None = None) -> Statement:
+        """The migration's row and its checkpoints, or the one of this name, for `checkpoints_of`.
+
+        NULL stands where `LedgerRows.of` expects a key.
+        """
+        # In MySQL as bytes, for the character set in which the connection gets its results may lack some.
+        data = "CAST(c.data AS BINARY)" if self._mysql else "c.data"
+        which = "" if name is None else f" AND c.name = {self._bind('name')}"
+        sql = (
+            f"SELECT {self._own}, NULL, c.name, {data}, c.version, {self._now} - c.saved "
+            f"FROM {self._migrations} AS m LEFT JOIN {self._checkpoints} AS c ON c.migration = m.name{which} "
+            f"WHERE m.name = {self._bind('migration')}"
+        )
+        return self._statement(sql, {"migration": migration, "name": name})
+
     def summary(self, migration: str) -> Statement:
         """The migration's row, how many keys are stale, how many tokens there are, and the age of the oldest.
 
@@ -347,7 +423,7 @@ class LedgerTables:
         self, migration: str, identity: str, opened: float, incarnation: str, token_seconds: float
     ) -> Statement:
         """Make the migration's row, if there is none."""
-        values = (migration, SCHEMA_VERSION, identity, opened, 0, incarnation, token_seconds)
+        values = (migration, SCHEMA_VERSION, identity, opened, 0, incarnation, token_seconds, 0)
         # Not INSERT IGNORE, which answers with a warning.
         absent = "ON DUPLICATE KEY UPDATE name = name" if self._mysql else "ON CONFLICT (name) DO NOTHING"
         binds = ", ".join(map(self._bind, MIGRATION_COLUMNS))
@@ -370,10 +446,75 @@ class LedgerTables:
         )
         return self._statement(sql, {"migration": migration, "least": value})
 
+    def count_reaped(self, migration: str, tokens: int) -> Statement:
+        """Add to how many tokens were ever reaped."""
+        sql = (
+            f"UPDATE {self._migrations} SET reaped = reaped + {self._bind('tokens')} "
+            f"WHERE name = {self._bind('migration')} AND reaped >= 0"
+        )
+        return self._statement(sql, {"migration": migration, "tokens": tokens})
+
+    # Checkpoints
+
+    def insert_checkpoint(self, migration: str, name: str, data: str) -> Statement:
+        """Make the first version of a checkpoint, if there is none."""
+        absent = (
+            "ON DUPLICATE KEY UPDATE name = name" if self._mysql else "ON CONFLICT (migration, name) DO NOTHING"
+        )
+        sql = (
+            f"INSERT INTO {self._checkpoints} ({', '.join(CHECKPOINT_COLUMNS)}) "
+            f"VALUES ({self._bind('migration')}, {self._bind('name')}, {self._text_bind('data')}, 1, {self._now}) "
+            f"{absent}"
+        )
+        return self._statement(sql, {"migration": migration, "name": name, "data": self._text_given(data)})
+
+    def update_checkpoint(self, migration: str, name: str, data: str, version: int) -> Statement:
+        """Replace this version of a checkpoint by the next."""
+        sql = (
+            f"UPDATE {self._checkpoints} SET data = {self._text_bind('data')}, version = version + 1, "
+            f"saved = {self._now} WHERE migration = {self._bind('migration')} AND name = {self._bind('name')} "
+            f"AND version = {self._bind('version')}"
+        )
+        values = {"migration": migration, "name": name, "data": self._text_given(data), "version": version}
+        return self._statement(sql, values)
+
+    # Reset: statements of one transaction, during which no other can change a key of the migration.
+
+    def lock(self, migration: str) -> list[Statement]:
+        """Begin it, and keep everything that changes the migration's keys out of them until it ends."""
+        values = {"migration": migration}
+        if self._sqlite:
+            return [self._statement("BEGIN IMMEDIATE", {})]
+        if self._postgresql:
+            # At READ COMMITTED each statement sees what was committed before it, and so before the lock was had.
+            begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
+            lock = f"LOCK TABLE {self._keys} IN SHARE ROW EXCLUSIVE MODE"
+            return [self._statement(begin, {}), self._statement(lock, {})]
+        # At REPEATABLE READ InnoDB locks the gaps between the rows as well, into which `begin` inserts. Both
+        # locks come before any question, so that the transaction sees what was committed before it had them.
+        own = f"SELECT count(*) FROM {self._migrations} WHERE name = {self._bind('migration')} FOR UPDATE"
+        keys = (
+            f"SELECT count(*) FROM {self._keys} FORCE INDEX (PRIMARY) "
+            f"WHERE migration = {self._bind('migration')} FOR UPDATE"
+        )
+        return [
+            self._statement("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", {}),
+            self._statement("START TRANSACTION", {}),
+            self._statement(own, values),
+            self._statement(keys, values),
+        ]
+
+    def reset(self, migration: str) -> list[Statement]:
+        """Forget the migration's keys and checkpoints, and begin another epoch."""
+        bind = self._bind("migration")
+        forgotten = (f"DELETE FROM {table} WHERE migration = {bind}" for table in (self._keys, self._checkpoints))
+        anew = f"UPDATE {self._migrations} SET opened = 0, epoch = epoch + 1, reaped = 0 WHERE name = {bind}"
+        return [self._statement(sql, {"migration": migration}) for sql in (*forgotten, anew)]
+
     # Tables
 
     def missing(self, connection: Connection) -> list[str]:
-        """What creates the tables that are not there, in order; empty where both are.
+        """What creates the tables that are not there, in order; empty where all are.
 
         Raises:
             LedgerMismatch: a table of that name is another's, or the table of keys was lost.
@@ -382,7 +523,11 @@ class LedgerTables:
         # The table of migrations is made last, and is looked for first: where it is, the others were whole.
         there = {
             name
-            for name, columns in ((self.migrations_name, MIGRATION_COLUMNS), (self.keys_name, KEY_COLUMNS))
+            for name, columns in (
+                (self.migrations_name, MIGRATION_COLUMNS),
+                (self.keys_name, KEY_COLUMNS),
+                (self.checkpoints_name, CHECKPOINT_COLUMNS),
+            )
             if self._is_there(found, name, columns)
         }
         if self.migrations_name in there and self.keys_name not in there:
@@ -391,14 +536,9 @@ class LedgerTables:
                 f"the ledger's table {self.keys_name!r} was lost, and with it which keys are stale: {ADVICE}, for "
                 "which drop what is left of this one or choose other names with tables="
             )
-        wanted = [
-            (self.keys_name, self._create_keys()),
-            (self._index_name, self._create_index()),
-            (self.migrations_name, self._create_migrations()),
-        ]
-        if self.migrations_name in there and self.keys_name in there:
-            return []
-        return [create for name, create in wanted if create and name not in there]
+        if self.migrations_name in there:
+            there.add(self._index_name)
+        return [create for name, create in self._created if name not in there]
 
     def _is_there(self, found: Any, name: str, columns: Collection[str]) -> bool:
         if not found.has_table(name, schema=self.schema):
@@ -412,8 +552,18 @@ class LedgerTables:
     @property
     def ddl(self) -> list[str]:
         """The statements that create the tables."""
-        created = (self._create_keys(), self._create_index(), self._create_migrations())
-        return [create for create in created if create]
+        return [create for _, create in self._created]
+
+    @property
+    def _created(self) -> list[tuple[str, str]]:
+        """What is created, in order, and its name."""
+        created = (
+            (self.keys_name, self._create_keys()),
+            (self._index_name, self._create_index()),
+            (self.checkpoints_name, self._create_checkpoints()),
+            (self.migrations_name, self._create_migrations()),
+        )
+        return [(name, create) for name, create in created if create]
 
     def _create_keys(self) -> str:
         key, index = "bytea" if self._postgresql else "BLOB", ""
@@ -431,8 +581,16 @@ class LedgerTables:
             f"CREATE TABLE {self._migrations} (name {self._text(MAX_NAME_CHARACTERS)} NOT NULL PRIMARY KEY, "
             f"schema_version INTEGER NOT NULL, identity {self._text(1000)} NOT NULL, "
             f"opened DOUBLE PRECISION NOT NULL, epoch INTEGER NOT NULL, incarnation {self._text(32)} NOT NULL, "
-            f"token_seconds DOUBLE PRECISION NOT NULL)"
+            f"token_seconds DOUBLE PRECISION NOT NULL, reaped BIGINT NOT NULL)"
             f"{self._table_options}"
+        )
+
+    def _create_checkpoints(self) -> str:
+        data = "MEDIUMTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin" if self._mysql else "TEXT"
+        return (
+            f"CREATE TABLE {self._checkpoints} (migration {self._text(MAX_NAME_CHARACTERS)} NOT NULL, "
+            f"name {self._text(MAX_CHECKPOINT_NAME)} NOT NULL, data {data}, version INTEGER NOT NULL, "
+            f"saved BIGINT NOT NULL, PRIMARY KEY (migration, name)){self._table_options}"
         )
 
     def _create_index(self) -> str | None:
@@ -526,7 +684,7 @@ class LedgerTables:
 
     @property
     def _own(self) -> str:
-        return "m.name, m.schema_version, m.identity, m.incarnation, m.opened, m.epoch, m.token_seconds"
+        return "m.name, m.schema_version, m.identity, m.incarnation, m.opened, m.epoch, m.token_seconds, m.reaped"
 
     def _among(self, keys: Sequence[bytes]) -> str:
         if self._postgresql:
@@ -549,6 +707,14 @@ class LedgerTables:
         if self._mysql:
             return {f"k{place}": key.hex() for place, key in enumerate(keys)}
         return {f"k{place}": key for place, key in enumerate(keys)}
+
+    def _text_bind(self, name: str) -> str:
+        """Where the text of a checkpoint stands. In MySQL it is hexadecimal, for the reasons that keys are."""
+        return f"CONVERT(UNHEX({self._bind(name)}) USING utf8mb4)" if self._mysql else self._bind(name)
+
+    def _text_given(self, text: str) -> str | None:
+        """The parameter that holds it; None is the empty text."""
+        return (text.encode().hex() if self._mysql else text) or None
 
     def _bind(self, name: str) -> str:
         return f"{BIND}{name}{BIND}"

@@ -49,13 +49,14 @@ K, L, M = b"sk", b"sl", b"sm"
 KEYS = (K, L, M)
 HOUR = 3600.0
 IDENTITY = "xxh3-64"
+TABLES = ("keys", "checkpoints", "migrations")
 ENTRY = re.compile(r"\|([A-Za-z0-9-]+)\.*@([0-9]{16})")
 prefixes = (f"ledger_{number}" for number in itertools.count())
 migrations = (f"migration {number}" for number in itertools.count())
 
 
 class Rows:
-    """One pair of tables, and the ledgers of one world over them."""
+    """The tables of one ledger, and the ledgers of one world over them."""
 
     def __init__(self, world: Any) -> None:
         self.world = world
@@ -91,8 +92,8 @@ class Rows:
         return self.new_ledger(**options).migration(name, IDENTITY)
 
     def execute(self, statement: str, **parameters: Any) -> Sequence[Any]:
-        """Something beside the ledger. `{keys}` and `{migrations}` stand for the tables."""
-        statement = statement.format(keys=f"{self.tables}_keys", migrations=f"{self.tables}_migrations")
+        """Something beside the ledger. `{keys}`, `{checkpoints}` and `{migrations}` stand for the tables."""
+        statement = statement.format(**{table: f"{self.tables}_{table}" for table in TABLES})
         with self.world.beside.begin() as connection:
             result = connection.execute(text(statement), parameters)
             return result.all() if result.returns_rows else ()
@@ -155,8 +156,8 @@ class Rows:
         self.drop(self.tables)
 
     def drop(self, tables: str) -> None:
-        """Remove a pair of tables, so far as it is there."""
-        for table in ("keys", "migrations"):
+        """Remove a ledger's tables, so far as they are there."""
+        for table in TABLES:
             self.execute(f"DROP TABLE IF EXISTS {tables}_{table}")
 
 
@@ -755,7 +756,7 @@ async def test_tables_are_made_on_first_use(rows: Rows) -> None:
     migration = rows.ledger.migration("users", IDENTITY)
     assert wire.statements == []
     await settle(migration.dirty([K]))
-    assert sum(statement.startswith("CREATE TABLE") for statement in wire.statements) == 2
+    assert sum(statement.startswith("CREATE TABLE") for statement in wire.statements) == 3
     assert rows.indexes() == [f"{rows.tables}_keys_oldest"]
     wire.reset()
     await settle(migration.dirty([K]))
@@ -880,7 +881,7 @@ async def test_another_schema_version_is_refused(rows: Rows, migration: Any) -> 
             await settle(found.dirty([K]))
 
 
-@pytest.mark.parametrize("table", ["keys", "migrations"])
+@pytest.mark.parametrize("table", TABLES)
 async def test_a_foreign_table_is_refused(rows: Rows, migration: Any, table: str) -> None:
     """A table of the same name with other columns is named, and not touched."""
     rows.execute(f"CREATE TABLE {{{table}}} (id INTEGER PRIMARY KEY)")
@@ -891,8 +892,8 @@ async def test_a_foreign_table_is_refused(rows: Rows, migration: Any, table: str
     ):
         with pytest.raises(LedgerMismatch, match=rf"'{rows.tables}_{table}'.*tables="):
             await settle(call())
-    other = {"keys": "migrations", "migrations": "keys"}[table]
-    assert not inspect(rows.world.beside).has_table(f"{rows.tables}_{other}")
+    there = [each for each in TABLES if inspect(rows.world.beside).has_table(f"{rows.tables}_{each}")]
+    assert there == [table]
 
 
 @pytest.mark.parametrize("loss", ["row", "table", "row made anew", "tables made anew"])
@@ -903,8 +904,7 @@ async def test_a_lost_ledger_is_noticed(rows: Rows, loss: str) -> None:
     if loss.startswith("row"):
         rows.execute("DELETE FROM {migrations}")
     else:
-        rows.execute("DROP TABLE {migrations}")
-        rows.execute("DROP TABLE {keys}")
+        rows.drop(rows.tables)
     if loss.endswith("anew"):
         await settle(rows.migration().dirty([K]))
     for call in (
@@ -1062,8 +1062,7 @@ async def test_processes_may_make_the_tables_at_once(rows: Rows) -> None:
     for number in range(6):
         migration = rows.migration(tables=f"{rows.tables}_{number}", engine=rows.engine)
         assert (await settle(migration.summary())).pending == 2
-        for table in ("keys", "migrations"):
-            rows.execute(f"DROP TABLE {rows.tables}_{number}_{table}")
+        rows.drop(f"{rows.tables}_{number}")
 
 
 async def test_a_database_in_memory_is_refused() -> None:
@@ -1107,7 +1106,7 @@ def test_it_is_a_ledger() -> None:
     twin_rows: AsyncMigrationLedger = twin.migration("users", IDENTITY)
     assert ledger.shared
     assert twin.shared
-    assert rows.last_summary() == twin_rows.last_summary() == (0, 0, None, 0.0, 0)
+    assert rows.last_summary() == twin_rows.last_summary() == (0, 0, None, 0.0, 0, 0)
 
 
 # --- concurrency

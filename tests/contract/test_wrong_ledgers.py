@@ -12,7 +12,7 @@ import pytest
 
 from zddm_flags import AsyncInMemoryLedger
 from zddm_flags.errors import InvalidKey, LedgerMismatch
-from zddm_flags.ledger import CopyGrant, Grant, LedgerTable, Opening
+from zddm_flags.ledger import Checkpoint, CopyGrant, Grant, LedgerTable, Opening, StalePage, check_checkpoint
 from zddm_flags.testing.contract import AsyncLedgerContract, LedgerContract
 
 SWITCH_SECONDS = 0.005  # long enough that another thread comes between
@@ -27,6 +27,7 @@ class Backing:
         self.away = False
         self.tables: dict[str, tuple[str, LedgerTable]] = {}
         self.token_seconds: dict[str, float] = {}
+        self.kept: dict[str, dict[str, tuple[str, int, float]]] = {}
 
 
 class Rows:
@@ -99,6 +100,40 @@ class Rows:
 
     def last_summary(self):
         return self.last
+
+    def stale_keys(self, cursor=None, limit=1000):
+        if limit < 1:
+            raise ValueError
+        with self.backing.lock:
+            keys = self.table.stale_keys(None if cursor is None else bytes.fromhex(cursor), limit)
+            return StalePage(keys, keys[-1].hex() if len(keys) == limit else None)
+
+    @property
+    def kept(self):
+        self.table  # noqa: B018 - raises what it raises
+        return self.backing.kept.setdefault(self.name, {})
+
+    def checkpoints(self):
+        with self.backing.lock:
+            kept = self.kept.items()
+            return {name: Checkpoint(data, version, self.now - saved) for name, (data, version, saved) in kept}
+
+    def save_checkpoint(self, name, data, version):
+        check_checkpoint(name, data)
+        with self.backing.lock:
+            kept, known, _ = self.kept.get(name, (None, 0, 0.0))
+            if known == version:
+                self.kept[name] = data, version + 1, self.now
+                return True
+            return (kept, known) == (data, version + 1)
+
+    def reset(self):
+        with self.backing.lock:
+            done = self.table.reset()
+            if done:
+                self.kept.clear()
+                self.summary()
+            return done
 
 
 class Ledger:
@@ -310,6 +345,56 @@ class CountsKeysAsStale(Table):
         return super().summary(now)._replace(stale=len(self._entries))
 
 
+class CountsNotWhatItReaps(Table):
+    def summary(self, now):
+        return super().summary(now)._replace(reaped=0)
+
+
+class PendingKeysAreNotStale(Table):
+    def stale_keys(self, after, limit):
+        return [key for key in super().stale_keys(after, limit) if not self.entry(key).pending]
+
+
+class GivesDirtyKeysAsStale(Table):
+    def stale_keys(self, after, limit):
+        return sorted(key for key in self._entries if after is None or key > after)[:limit]
+
+
+class ResetKeepsOpened(Table):
+    def reset(self):
+        opened, done = self.opened, super().reset()
+        self.opened = opened
+        return done
+
+
+class ResetKeepsTheEpoch(Table):
+    def reset(self):
+        epoch, done = self.epoch, super().reset()
+        self.epoch = epoch
+        return done
+
+
+class ResetKeepsTheCount(Table):
+    def reset(self):
+        reaped, done = self.reaped, super().reset()
+        self.reaped = reaped
+        return done
+
+
+class ResetForgetsTokens(Table):
+    def reset(self):
+        self._tokens.clear()
+        return super().reset()
+
+
+class ResetForgetsWhatIsNotPending(Table):
+    def reset(self):
+        for key in [key for key, entry in self._entries.items() if not entry.pending]:
+            del self._entries[key]
+            self._stale -= 1
+        return super().reset()
+
+
 # -- rows that break a rule
 
 
@@ -451,6 +536,85 @@ class ReapsByItsOwnTime(Rows):
         return self.table.reap(self.now - age_seconds, limit)
 
 
+class PagesByPlace(Rows):
+    """The next page begins at a number of keys, whatever became of those before it."""
+
+    def stale_keys(self, cursor=None, limit=1000):
+        if limit < 1 or not (cursor or "0").isdecimal():
+            raise ValueError
+        with self.backing.lock:
+            start = int(cursor or "0")
+            keys = self.table.stale_keys(None, 10**9)[start : start + limit]
+            return StalePage(keys, str(start + limit) if len(keys) == limit else None)
+
+
+class AnyCursorIsTheStart(Rows):
+    def stale_keys(self, cursor=None, limit=1000):
+        try:
+            return super().stale_keys(cursor, limit)
+        except ValueError:
+            return super().stale_keys(None, 10)
+
+
+class CheckpointsAreStripped(Rows):
+    def save_checkpoint(self, name, data, version):
+        return super().save_checkpoint(name, data.strip(), version)
+
+
+class CheckpointsOfNoAge(Rows):
+    def checkpoints(self):
+        return {name: kept._replace(age_seconds=0.0) for name, kept in super().checkpoints().items()}
+
+
+class CheckpointsOfAllMigrations(Rows):
+    @property
+    def kept(self):
+        return self.backing.kept.setdefault("all", {})
+
+
+class SavesAnyVersion(Rows):
+    def save_checkpoint(self, name, data, version):
+        return super().save_checkpoint(name, data, self.kept.get(name, ("", 0, 0.0))[1])
+
+
+class RefusesTheSameAgain(Rows):
+    def save_checkpoint(self, name, data, version):
+        return self.kept.get(name, ("", 0, 0.0))[1] == version and super().save_checkpoint(name, data, version)
+
+
+class KeepsAnyCheckpoint(Rows):
+    def save_checkpoint(self, name, data, version):
+        self.kept[name] = data, version + 1, self.now
+        return True
+
+
+class SavesAfterALook(Rows):
+    def save_checkpoint(self, name, data, version):
+        same = self.kept.get(name, ("", 0, 0.0))[1] == version
+        time.sleep(SWITCH_SECONDS)
+        if same:
+            self.kept[name] = data, version + 1, self.now
+        return same
+
+
+class ResetKeepsCheckpoints(Rows):
+    def reset(self):
+        with self.backing.lock:
+            done = self.table.reset()
+            self.summary()
+            return done
+
+
+class ResetsAfterALook(Rows):
+    def reset(self):
+        table = self.table
+        if table._tokens:
+            return False
+        time.sleep(SWITCH_SECONDS)
+        table._tokens.clear()
+        return super().reset()
+
+
 class LastSummaryIsOld(Rows):
     def last_summary(self):
         return LedgerTable().summary(0)
@@ -490,6 +654,25 @@ WRONG: list[tuple[str, type[Rows], str]] = [
     ("reap_is_limited", of(ReapIsNotLimited), "with a limit of 2 returned 5"),
     ("summary_counts", of(CountsKeysAsStale), "counted 3 stale keys"),
     ("summary_counts", LastSummaryIsOld, "last_summary() is"),
+    ("what_was_reaped_is_counted", of(CountsNotWhatItReaps), "and reap() returned 1 so far"),
+    ("stale_keys_are_paged", of(PendingKeysAreNotStale), "pending or not"),
+    ("stale_keys_are_paged", of(GivesDirtyKeysAsStale), "of which 5 are not stale"),
+    ("no_page_loses_what_stays_stale", PagesByPlace, "nobody would make them right"),
+    ("a_cursor_that_is_none_is_refused", AnyCursorIsTheStart, "must raise ValueError, not return"),
+    ("checkpoints_come_back_as_they_were", CheckpointsAreStripped, "checkpoints() gave"),
+    ("checkpoints_come_back_as_they_were", CheckpointsOfNoAge, "the ages are"),
+    ("checkpoints_come_back_as_they_were", CheckpointsOfAllMigrations, "are seen in another"),
+    ("a_checkpoint_is_replaced_by_its_next_version", SavesAnyVersion, "one would undo what the other did"),
+    ("a_checkpoint_is_replaced_by_its_next_version", RefusesTheSameAgain, "it must give True"),
+    ("what_is_no_checkpoint_is_refused", KeepsAnyCheckpoint, "must raise ValueError, not return"),
+    ("reset_begins_another_epoch", of(ResetKeepsOpened), "after reset() last_summary() tells opened 0.5"),
+    ("reset_begins_another_epoch", of(ResetKeepsTheEpoch), "and epoch 0: they must be"),
+    ("reset_begins_another_epoch", of(ResetKeepsTheCount), "still counts what was reaped before"),
+    ("reset_begins_another_epoch", ResetKeepsCheckpoints, "there must be no checkpoint"),
+    ("reset_waits_for_tokens", of(ResetForgetsTokens), "what its write misses in New would be clean"),
+    ("reset_waits_for_tokens", of(ResetForgetsWhatIsNotPending), "changed the summary"),
+    ("one_of_many_replaces_a_checkpoint", SavesAfterALook, "were told that they did"),
+    ("no_begin_comes_into_a_reset", ResetsAfterALook, "a token that began meanwhile was told"),
     ("keys_are_bytes", TextKeys, "after begin() of some of many odd keys"),
     ("long_keys_are_whole", CutKeys, "after begin() of a key of 1024 bytes"),
     ("long_keys_are_whole", ShortKeys, "every ledger takes keys of up to 1024 bytes"),

@@ -446,7 +446,7 @@ async def test_in_memory(world: World) -> None:
     assert await call(rows.reap, 10.0) == 0
     assert await call(rows.reap, 9.9) == 1
     assert await call(rows.withdraw, [K], A) is None
-    assert rows.last_summary() == LedgerSummary(1, 0, None, 0.5, 0)
+    assert rows.last_summary() == LedgerSummary(1, 0, None, 0.5, 0, reaped=1)
 
 
 async def test_one_name_is_one_set_of_rows(world: World) -> None:

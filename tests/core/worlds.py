@@ -25,7 +25,10 @@ Hook: TypeAlias = Callable[[], Awaitable[object]]
 
 PLAIN = ("read", "write", "delete")
 MANY = (*PLAIN, "read_many", "write_many", "delete_many")
-LEDGER_CALLS = ("begin", "begin_copy", "end", "withdraw", "dirty", "alone", "open_to", "reap", "summary")
+LEDGER_CALLS = (
+    *("begin", "begin_copy", "end", "withdraw", "dirty", "alone", "open_to", "reap", "summary"),
+    *("stale_keys", "checkpoints", "save_checkpoint", "reset"),
+)
 
 
 class Trouble(Exception):

@@ -25,7 +25,7 @@ from zddm_flags.ledger import MigrationLedger
 
 LONGEST_ERROR = 1000
 COUNTS = (b"stale", b"entries", b"pending", b"tokens")
-META = (b"schema", b"identity", b"incarnation", b"opened", b"epoch", b"token_seconds", *COUNTS)
+META = (b"schema", b"identity", b"incarnation", b"opened", b"epoch", b"reaped", b"token_seconds", *COUNTS)
 NUMBER = re.compile(rb"[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?")
 INTEGER = re.compile(rb"0|[1-9][0-9]{0,14}")
 
@@ -79,7 +79,7 @@ class Scene(LedgerScene):
             and 0 <= float(meta[b"opened"]) <= 1
             and NUMBER.fullmatch(meta[b"token_seconds"])
             and float(meta[b"token_seconds"]) < math.inf
-            and all(INTEGER.fullmatch(meta[name]) for name in (b"epoch", *COUNTS))
+            and all(INTEGER.fullmatch(meta[name]) for name in (b"epoch", b"reaped", *COUNTS))
             and all(int(meta[name]) == size for name, size in sizes.items() if name != b"stale")
             and int(meta[b"stale"]) <= len(entries)
             and all(map(_is_entry, entries.values()))

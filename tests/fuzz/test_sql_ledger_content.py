@@ -26,7 +26,7 @@ from zddm_flags.errors import LedgerMismatch
 from zddm_flags.ledger import MigrationLedger
 
 LONGEST_ERROR = 1000
-MIGRATION_COLUMNS = ("schema_version", "identity", "opened", "epoch", "incarnation", "token_seconds")
+MIGRATION_COLUMNS = ("schema_version", "identity", "opened", "epoch", "incarnation", "token_seconds", "reaped")
 KEY_COLUMNS = ("pending", "stale", "contended", "oldest")
 ENTRY = re.compile(r"\|[A-Za-z0-9-]{1,48}\.*@([0-9]{16})")
 
@@ -91,7 +91,7 @@ class Scene(LedgerScene):
 
     def damaged_migration(self) -> bool:
         """Whether the migration's row is one that no ledger of this version wrote for this gate."""
-        version, identity, opened, epoch, incarnation, seconds = (
+        version, identity, opened, epoch, incarnation, seconds, reaped = (
             self.stored("migrations", column, None) for column in MIGRATION_COLUMNS
         )
         return not (
@@ -105,6 +105,8 @@ class Scene(LedgerScene):
             and re.fullmatch("[0-9a-f]{32}", incarnation)
             and isinstance(seconds, float)
             and 0 <= seconds < math.inf
+            and isinstance(reaped, int)
+            and reaped >= 0
         )
 
     def damaged_key(self, key: bytes) -> bool:

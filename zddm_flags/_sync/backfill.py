@@ -32,8 +32,9 @@ class Backfill(Job[K, V]):
     write is ever overwritten (H1). Keys that are in New and clean are left alone. After each page the ledger has a
     checkpoint, so that a further backfill goes on where this one was killed, in any process.
 
-    It covers the keys below the write rate at its beginning. Where that has risen since, a further one begins anew,
-    and passes over what is there. It waits while the write rate is 0, the guard is open, or the JSON flag says so.
+    It covers the keys below the write rate at its beginning. Where that has risen since, a further one begins
+    anew, and passes over what is there. It waits while the write rate is 0, the guard is open, or the JSON flag
+    says so.
 
     Args:
         proxy: the migration's, of this process.
@@ -113,8 +114,8 @@ class Backfill(Job[K, V]):
         located, too_long = self._proxy.locate(key for key, _ in page.items)
         below = threshold(covers)
         covered = [each for each in located if each.hash < below]
-        counts: dict[str, int] = dict(self._copy("backfill", covered, self._rules))
-        counts["not_covered"] = counts.get("not_covered", 0) + len(located) - len(covered)
+        counts = self._copy("backfill", covered, self._rules)
+        counts["not_covered"] += len(located) - len(covered)
         counts["too_long"] = len(too_long)
         counts["rows"] = len(page.items)
         covers = min(covers, self.covers, float(part.more.get("covers", 1.0)))

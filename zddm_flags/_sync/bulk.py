@@ -17,7 +17,6 @@ from zddm_flags.deadline import DeadlinePassed
 from zddm_flags.errors import Unsupported
 from zddm_flags.gate import TrafficGate
 from zddm_flags.guard import GuardOpen
-from zddm_flags.hashing import passes
 from zddm_flags.ledger import MAX_KEY_BYTES, MigrationLedger
 from zddm_flags.protocols import Page
 from zddm_telemetry import OperationTelemetry
@@ -96,6 +95,11 @@ class Bulk(Background[K, V]):
         return self._ledger_is_shared
 
     @property
+    def opened(self) -> float:
+        """The largest rate at which New was ever used, as this process last saw it in the ledger."""
+        return self._ledger.last_summary().opened
+
+    @property
     def token_seconds(self) -> float:
         """The age in seconds at which a token that was left is reaped."""
         return self._settings.reap_age
@@ -106,7 +110,7 @@ class Bulk(Background[K, V]):
         return self._new_takes_writes()
 
     def guard_refuses(self, key: K) -> bool:
-        """Whether New is not to be called now. `key` is read from it in the background where it is time for that."""
+        """Whether New is not to be called now. Where it is time to try it again, `key` is read for that, aside."""
         return self._guard_refuses(key)
 
     def locate(self, keys: Iterable[K]) -> tuple[list[Located[K]], list[Located[K]]]:
@@ -130,7 +134,7 @@ class Bulk(Background[K, V]):
         """Raises Unsupported, where Old cannot be walked, or its reads may lag so that nothing is sure."""
         if not self._old.can_scan:
             raise Unsupported(
-                f"old: its adapter has no scan(), so that {job} cannot find the keys: see docs/writing-an-adapter.md"
+                f"old: its adapter has no scan(), so {job} cannot find the keys: see docs/writing-an-adapter.md"
             )
         if not self._old.info.strong_reads:
             raise Unsupported(
@@ -300,10 +304,6 @@ class Bulk(Background[K, V]):
             if page.next_cursor is None:
                 return True
             cursor = page.next_cursor
-
-    def opened_for(self, located: Located[K], opened: float) -> bool:
-        """Whether New may ever have been used for the key."""
-        return passes(located.hash, opened)
 
 
 def _outcome(name: bytes, copied: Copied[K, V], rules: CopyRules) -> CopyOutcome:

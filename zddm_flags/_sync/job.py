@@ -1,8 +1,8 @@
 # Generated from zddm_flags/_async/job.py by `make generate`. Do not edit.
 """A long job over all keys of a migration: in parts, paced, checkpointed after each page, and stopped cleanly.
 
-What a job does with a page is its own (`backfill.py`, `verify.py`). That it may be killed at any point, and gone on
-with by another process, is seen to here: a page counts as done when its part's checkpoint is acknowledged.
+What a job does with a page is its own (`backfill.py`, `verify.py`). That it may be killed at any point, and gone
+on with by another process, is seen to here: a page counts as done when its part's checkpoint is acknowledged.
 
 Two processes never work on one run for long. Who takes a run over makes its plan his own, and each part that he
 begins; the other finds out when it saves a page, or begins a part, and ends with `Superseded`.

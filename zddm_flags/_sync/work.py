@@ -10,7 +10,7 @@ from functools import partial
 from typing import Generic, Literal, TypeVar
 
 from zddm_flags._sync._world import Calls, Stopper
-from zddm_flags._sync.bulk import Bulk, CopyOutcome, Located
+from zddm_flags._sync.bulk import Bulk, Located
 from zddm_flags._sync.migration import CopyRules
 from zddm_flags.errors import CorruptCheckpoint, InvalidKey, LedgerMismatch, Superseded, Unsupported
 from zddm_flags.guard import GuardOpen
@@ -128,14 +128,14 @@ class Work(Generic[K, V]):
 
     def _copy(
         self, job: Literal["backfill", "repair"], located: Sequence[Located[K]], rules: CopyRules
-    ) -> Counter[CopyOutcome]:
+    ) -> Counter[str]:
         """Copy keys, each until something came of it. Raises Stopped.
 
         Of keys that New refused together each half is tried alone, and so on, so that one that it cannot take
         keeps no other from being copied. Keys with an operation in progress, or whose token was left, are tried
         again for as long as a token may be left, and a margin.
         """
-        counts: Counter[CopyOutcome] = Counter()
+        counts: Counter[str] = Counter()
         batches = [list(located)] if located else []
         patience = Patience(self._clock, self._proxy.token_seconds + MARGIN_SECONDS)
         while batches:

@@ -15,7 +15,15 @@ from typing import Any, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
 
 from zddm_flags.errors import NotApplied, ZddmError
 from zddm_flags.gate import Decision, TrafficGate
-from zddm_flags.ledger import AsyncMigrationLedger, CopyGrant, Grant, LedgerSummary, Opening
+from zddm_flags.ledger import (
+    AsyncMigrationLedger,
+    Checkpoint,
+    CopyGrant,
+    Grant,
+    LedgerSummary,
+    Opening,
+    StalePage,
+)
 from zddm_flags.protocols import StoreInfo
 from zddm_flags.rollout import Rollout, StaticSource
 from zddm_flags.testing.scenario import (
@@ -239,6 +247,20 @@ class _LedgerAdapter:
 
     def last_summary(self) -> LedgerSummary:
         return LedgerSummary(0, 0, None, 0.0, 0)
+
+    # What only long jobs ask, which no scenario has.
+
+    async def stale_keys(self, cursor: str | None = None, limit: int = 1000) -> StalePage:
+        raise NotImplementedError
+
+    async def checkpoints(self) -> Mapping[str, Checkpoint]:
+        raise NotImplementedError
+
+    async def save_checkpoint(self, name: str, data: str, version: int) -> bool:
+        raise NotImplementedError
+
+    async def reset(self) -> bool:
+        raise NotImplementedError
 
 
 class Operations:

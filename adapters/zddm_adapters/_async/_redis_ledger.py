@@ -17,7 +17,15 @@ from zddm_adapters._async._world_redis_ledger import (
 )
 from zddm_adapters._redis_scripts import REAP_AT_ONCE, Call, Rows, check_server, is_durable, is_refusal
 from zddm_flags.errors import NotApplied, Unsupported
-from zddm_flags.ledger import AsyncMigrationLedger, CopyGrant, Grant, LedgerSummary, Opening
+from zddm_flags.ledger import (
+    AsyncMigrationLedger,
+    Checkpoint,
+    CopyGrant,
+    Grant,
+    LedgerSummary,
+    Opening,
+    StalePage,
+)
 from zddm_flags.rollout import checked_rate
 from zddm_telemetry.events import report
 
@@ -43,13 +51,13 @@ class AsyncRedisLedger:
     A loss that this object can see (rows that are gone, in part or as a whole, or made anew) raises LedgerMismatch
     from then on. A process that starts after a loss cannot see it: it finds no rows and makes them.
 
-    A migration's rows are the four Redis keys `{prefix:name}:meta`, `:entries`, `:pending` and `:tokens`, all in
-    one slot of a cluster. They hold the migration's keys in their encoding, and no value.
+    A migration's rows are the five Redis keys `{prefix:name}:meta`, `:entries`, `:pending`, `:tokens` and
+    `:checkpoints`, all in one slot of a cluster. They hold the migration's keys in their encoding, and no value.
 
-    `begin` and `begin_copy` are sent once, whatever `retry=` the client has; the other calls follow it (on a
-    cluster they too are sent once). A new connection is tried as often as `retry=` says, which harms nothing but
-    takes time. So make the client with a `socket_timeout`, a `socket_connect_timeout` and a `retry` that together
-    stay well below the proxy's `max_operation_seconds`. Thread-safe, as the client is.
+    `begin`, `begin_copy` and `reset` are sent once, whatever `retry=` the client has; the other calls follow it
+    (on a cluster they too are sent once). A new connection is tried as often as `retry=` says, which harms
+    nothing but takes time. So make the client with a `socket_timeout`, a `socket_connect_timeout` and a `retry`
+    that together stay well below the proxy's `max_operation_seconds`. Thread-safe, as the client is.
 
     Args:
         client: a `redis.asyncio.Redis` or `RedisCluster`; it stays the caller's to close. Not one that decodes.
@@ -137,6 +145,22 @@ class _AsyncRedisMigration:
         """See `MigrationLedger.summary`."""
         self._rows.accept(await self._send(self._rows.summary()))
         return self._rows.last_summary()
+
+    async def stale_keys(self, cursor: str | None = None, limit: int = 1000) -> StalePage:
+        """See `MigrationLedger.stale_keys`. May give a key twice."""
+        return self._rows.stale_page(await self._send(self._rows.stale_keys(cursor, limit)))
+
+    async def checkpoints(self) -> Mapping[str, Checkpoint]:
+        """See `MigrationLedger.checkpoints`."""
+        return self._rows.found_checkpoints(await self._send(self._rows.checkpoints()))
+
+    async def save_checkpoint(self, name: str, data: str, version: int) -> bool:
+        """See `MigrationLedger.save_checkpoint`."""
+        return self._rows.was_done(await self._send(self._rows.save_checkpoint(name, data, version)))
+
+    async def reset(self) -> bool:
+        """See `MigrationLedger.reset`."""
+        return self._rows.was_done(await self._send(self._rows.reset()))
 
     async def _send(self, call: Call) -> Sequence[Any]:
         return await self._client.send(call, self._rows.keys[0])

@@ -1,4 +1,4 @@
-"""The ledger in two tables of a SQL database, for many processes."""
+"""The ledger in tables of a SQL database, for many processes."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from zddm_adapters._sql_ledger_tables import (
     Statement,
     checked_keys,
     checked_name,
+    checkpoints_of,
     chunks,
     deadlocked,
     entry_mark,
@@ -34,7 +35,19 @@ from zddm_adapters._sql_ledger_tables import (
     table_is_missing,
 )
 from zddm_flags.errors import LedgerMismatch, NotApplied, Unsupported
-from zddm_flags.ledger import AsyncMigrationLedger, CopyGrant, Grant, LedgerSummary, Opening
+from zddm_flags.ledger import (
+    AsyncMigrationLedger,
+    Checkpoint,
+    CopyGrant,
+    Grant,
+    LedgerSummary,
+    Opening,
+    StalePage,
+    check_checkpoint,
+    check_limit,
+    cursor_after,
+    key_before,
+)
 from zddm_flags.rollout import checked_rate
 
 __all__ = ["AsyncSqlAlchemyLedger"]
@@ -47,11 +60,11 @@ REAP_ROUNDS = 20
 class AsyncSqlAlchemyLedger:
     """A ledger that many processes share and that outlives them: SQLite, PostgreSQL, MySQL or MariaDB.
 
-    Put it where Old is: then it can be reached whenever Old can. It is two tables, `{tables}_migrations` with a
-    row per migration and `{tables}_keys` with a row per key that is being written or stale. They are created on
-    first use, where they are not there; for a user that may not create tables, let another one call
-    `create_tables()` or execute `ddl`. Then SELECT, INSERT, UPDATE and DELETE are all that is needed. Thread-safe,
-    as the engine is.
+    Put it where Old is: then it can be reached whenever Old can. It is three tables: `{tables}_migrations` with a
+    row per migration, `{tables}_keys` with a row per key that is being written or stale, and
+    `{tables}_checkpoints` with a row per long job. They are created on first use, where they are not there; for a
+    user that may not create tables, let another one call `create_tables()` or execute `ddl`. Then SELECT, INSERT,
+    UPDATE and DELETE are all that is needed. Thread-safe, as the engine is.
 
     Give it an engine of its own, each of whose statements is a transaction of its own::
 
@@ -77,13 +90,18 @@ class AsyncSqlAlchemyLedger:
       error, for one more round trip a call.
     - Ages of tokens are by the clock of the database's host: it may be slewed, and must not jump forward.
     - In PostgreSQL and MySQL, READ COMMITTED is the isolation level that conflicts the least.
+    - `reset` is a transaction. It deletes all keys of the migration, which many that are stale make long, while
+      whatever would change one waits: in PostgreSQL and SQLite one of any migration. Its statements too are
+      subject to the time-outs of the engine.
+    - In MySQL the largest statements have up to 11 MB: mind `max_allowed_packet`, which is 16 MiB or more by
+      default from MySQL 8 and in MariaDB.
     - A forked child needs connections of its own: `engine.dispose(close=False)` there, as SQLAlchemy says.
     - SQLite is for the processes of one host. Give it `connect_args={"timeout": 30}`, and set
       `PRAGMA journal_mode=WAL`, so that readers do not wait for writers.
 
     Args:
         engine: made by `create_async_engine`; it stays the caller's to dispose of.
-        tables: what the names of both tables begin with: at most 40 letters, digits and underscores.
+        tables: what the names of the tables begin with: at most 40 letters, digits and underscores.
         schema: where the tables are; None: where the database looks first.
         opened: the largest rate at which New may have been used before this ledger. 0.0 is for a New that is
             empty. Where New holds anything, verified or not, give 1.0, or the largest rate that there ever was. A
@@ -234,9 +252,10 @@ class _Migration:
                 break
             keys = sorted((await self._rows(self._tables.old(self._name, age, most))).keys)
             changed = await self._changed(self._tables.reap(self._name, keys, age)) if keys else 0
-            reaped += changed
             if not changed:
                 break
+            reaped += changed
+            await self._changed(self._tables.count_reaped(self._name, changed))
         return reaped
 
     async def summary(self) -> LedgerSummary:
@@ -246,11 +265,62 @@ class _Migration:
         if not isinstance(age, (int, NoneType)):  # SQLite calculates with whatever it finds
             raise self._corrupt()
         seconds = None if age is None else max(0.0, age / 1_000_000)
-        self._last = LedgerSummary(int(stale), int(pending), seconds, found.opened, found.epoch)
+        self._last = LedgerSummary(int(stale), int(pending), seconds, found.opened, found.epoch, found.reaped)
         return self._last
 
     def last_summary(self) -> LedgerSummary:
         return self._last
+
+    async def stale_keys(self, cursor: str | None = None, limit: int = 1000) -> StalePage:
+        check_limit(limit)
+        found = await self._rows(self._tables.stale(self._name, key_before(cursor), limit))
+        keys = sorted(found.keys)
+        return StalePage(keys, cursor_after(keys, limit))
+
+    async def checkpoints(self) -> Mapping[str, Checkpoint]:
+        return await self._checkpoints()
+
+    async def save_checkpoint(self, name: str, data: str, version: int) -> bool:
+        check_checkpoint(name, data)
+        if version > 0:
+            update = self._tables.update_checkpoint(self._name, name, data, version)
+            if (await self._beside_checkpoints(update)).changed == 1:
+                return True
+        elif version == 0:
+            # How many rows it changed says nothing: MySQL's drivers count one that was there, psycopg none at all.
+            await self._beside_checkpoints(self._tables.insert_checkpoint(self._name, name, data))
+        found = (await self._checkpoints(name)).get(name)
+        return found is not None and (found.data, found.version) == (data, version + 1)
+
+    async def reset(self) -> bool:
+        # Makes what is missing, and replaces connections that broke in the pool: what follows is done once.
+        await self._checkpoints("-")
+        try:
+            return await self._reset()
+        except DBAPIError as error:
+            mismatch = self._noticed(error)
+            if mismatch is not None:
+                raise mismatch from error
+            raise
+
+    async def _reset(self) -> bool:
+        async with self._engine.connect() as connection:
+            try:
+                for statement in self._tables.lock(self._name):
+                    await _execute(connection, statement)
+                found = self._checked(LedgerRows.of(await _execute(connection, self._tables.pending(self._name))))
+                cleared = not found.keys
+                for statement in self._tables.reset(self._name) if cleared else ():
+                    await _execute(connection, statement)
+                await _execute(connection, ("COMMIT" if cleared else "ROLLBACK", ()))
+                _check_committed(connection)
+            except BaseException:
+                # Whoever was given this connection next would be inside of the transaction.
+                await connection.invalidate()
+                raise
+        if cleared:
+            self._last = LedgerSummary(0, 0, None, 0.0, found.epoch + 1)
+        return cleared
 
     async def _make_pending(
         self, change: Callable[..., Statement], keys: Sequence[bytes], mark: str
@@ -280,10 +350,9 @@ class _Migration:
         except (LedgerMismatch, Unsupported):
             raise
         except Exception as error:
-            if self._incarnation and table_is_missing(error):
-                raise self._lost() from error
-            if is_no_text(error):
-                raise self._corrupt() from error
+            mismatch = self._noticed(error)
+            if mismatch is not None:
+                raise mismatch from error
             if issued == 0:
                 raise NotApplied("the ledger's database was not reached") from error
             if (issued, done) == (1, 0) and isinstance(error, DBAPIError) and certainly_not_applied(error):
@@ -310,13 +379,31 @@ class _Migration:
                 await self._first_use()
                 return await self._issue(statement)
             except DBAPIError as error:
-                if self._incarnation and table_is_missing(error):
-                    raise self._lost() from error
-                if is_no_text(error):
-                    raise self._corrupt() from error
+                mismatch = self._noticed(error)
+                if mismatch is not None:
+                    raise mismatch from error
                 if attempt == ATTEMPTS or not (error.connection_invalidated or deadlocked(error)):
                     raise
             attempt += 1
+
+    async def _checkpoints(self, name: str | None = None) -> dict[str, Checkpoint]:
+        rows = (await self._beside_checkpoints(self._tables.checkpoints(self._name, name))).rows
+        self._checked(LedgerRows.of(rows))
+        found = checkpoints_of(rows)
+        if found is None:
+            raise self._corrupt()
+        return found
+
+    async def _beside_checkpoints(self, statement: Statement) -> _Done:
+        """Issue a statement about checkpoints. No promise is lost with their table, so it may be made anew."""
+        try:
+            return await self._repeatable(statement)
+        except LedgerMismatch as error:
+            if error.__cause__ is None or not table_is_missing(error.__cause__):
+                raise
+        await self._rows(self._tables.select(self._name, ()))  # the others are as they were, or this raises
+        await _create_tables(self._engine, self._tables)
+        return await self._repeatable(statement)
 
     async def _issue(self, statement: Statement) -> _Done:
         async with self._engine.connect() as connection:
@@ -378,6 +465,12 @@ class _Migration:
             self._last = self._last._replace(opened=found.opened, epoch=found.epoch)
         return found
 
+    def _noticed(self, error: BaseException) -> LedgerMismatch | None:
+        """What an error of the database says of the ledger; None, where it says nothing."""
+        if self._incarnation and table_is_missing(error):
+            return self._lost()
+        return self._corrupt() if is_no_text(error) else None
+
     def _corrupt(self) -> LedgerMismatch:
         return LedgerMismatch(
             f"the ledger of migration {self._name!r} has a row that is corrupt, something else wrote to it: "
@@ -389,6 +482,12 @@ class _Migration:
             f"the ledger of migration {self._name!r} was lost, or made anew, since this process first used it: "
             f"{ADVICE}"
         )
+
+
+async def _execute(connection: AsyncConnection, statement: Statement) -> Sequence[Any]:
+    """Issue a statement of a transaction, and take its rows."""
+    result = await connection.exec_driver_sql(*statement)
+    return result.all() if result.returns_rows else ()
 
 
 def _check_committed(connection: AsyncConnection) -> None:

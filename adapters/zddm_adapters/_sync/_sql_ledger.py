@@ -1,5 +1,5 @@
 # Generated from adapters/zddm_adapters/_async/_sql_ledger.py by `make generate`. Do not edit.
-"""The ledger in two tables of a SQL database, for many processes."""
+"""The ledger in tables of a SQL database, for many processes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from zddm_adapters._sql_ledger_tables import (
     Statement,
     checked_keys,
     checked_name,
+    checkpoints_of,
     chunks,
     deadlocked,
     entry_mark,
@@ -35,7 +36,19 @@ from zddm_adapters._sync._world_sql import (
     run_blocking,
 )
 from zddm_flags.errors import LedgerMismatch, NotApplied, Unsupported
-from zddm_flags.ledger import CopyGrant, Grant, LedgerSummary, MigrationLedger, Opening
+from zddm_flags.ledger import (
+    Checkpoint,
+    CopyGrant,
+    Grant,
+    LedgerSummary,
+    MigrationLedger,
+    Opening,
+    StalePage,
+    check_checkpoint,
+    check_limit,
+    cursor_after,
+    key_before,
+)
 from zddm_flags.rollout import checked_rate
 
 __all__ = ["SqlAlchemyLedger"]
@@ -48,11 +61,11 @@ REAP_ROUNDS = 20
 class SqlAlchemyLedger:
     """A ledger that many processes share and that outlives them: SQLite, PostgreSQL, MySQL or MariaDB.
 
-    Put it where Old is: then it can be reached whenever Old can. It is two tables, `{tables}_migrations` with a
-    row per migration and `{tables}_keys` with a row per key that is being written or stale. They are created on
-    first use, where they are not there; for a user that may not create tables, let another one call
-    `create_tables()` or execute `ddl`. Then SELECT, INSERT, UPDATE and DELETE are all that is needed. Thread-safe,
-    as the engine is.
+    Put it where Old is: then it can be reached whenever Old can. It is three tables: `{tables}_migrations` with a
+    row per migration, `{tables}_keys` with a row per key that is being written or stale, and
+    `{tables}_checkpoints` with a row per long job. They are created on first use, where they are not there; for a
+    user that may not create tables, let another one call `create_tables()` or execute `ddl`. Then SELECT, INSERT,
+    UPDATE and DELETE are all that is needed. Thread-safe, as the engine is.
 
     Give it an engine of its own, each of whose statements is a transaction of its own::
 
@@ -78,13 +91,18 @@ class SqlAlchemyLedger:
       error, for one more round trip a call.
     - Ages of tokens are by the clock of the database's host: it may be slewed, and must not jump forward.
     - In PostgreSQL and MySQL, READ COMMITTED is the isolation level that conflicts the least.
+    - `reset` is a transaction. It deletes all keys of the migration, which many that are stale make long, while
+      whatever would change one waits: in PostgreSQL and SQLite one of any migration. Its statements too are
+      subject to the time-outs of the engine.
+    - In MySQL the largest statements have up to 11 MB: mind `max_allowed_packet`, which is 16 MiB or more by
+      default from MySQL 8 and in MariaDB.
     - A forked child needs connections of its own: `engine.dispose(close=False)` there, as SQLAlchemy says.
     - SQLite is for the processes of one host. Give it `connect_args={"timeout": 30}`, and set
       `PRAGMA journal_mode=WAL`, so that readers do not wait for writers.
 
     Args:
         engine: made by `create_async_engine`; it stays the caller's to dispose of.
-        tables: what the names of both tables begin with: at most 40 letters, digits and underscores.
+        tables: what the names of the tables begin with: at most 40 letters, digits and underscores.
         schema: where the tables are; None: where the database looks first.
         opened: the largest rate at which New may have been used before this ledger. 0.0 is for a New that is
             empty. Where New holds anything, verified or not, give 1.0, or the largest rate that there ever was. A
@@ -235,9 +253,10 @@ class _Migration:
                 break
             keys = sorted((self._rows(self._tables.old(self._name, age, most))).keys)
             changed = self._changed(self._tables.reap(self._name, keys, age)) if keys else 0
-            reaped += changed
             if not changed:
                 break
+            reaped += changed
+            self._changed(self._tables.count_reaped(self._name, changed))
         return reaped
 
     def summary(self) -> LedgerSummary:
@@ -247,11 +266,62 @@ class _Migration:
         if not isinstance(age, (int, NoneType)):  # SQLite calculates with whatever it finds
             raise self._corrupt()
         seconds = None if age is None else max(0.0, age / 1_000_000)
-        self._last = LedgerSummary(int(stale), int(pending), seconds, found.opened, found.epoch)
+        self._last = LedgerSummary(int(stale), int(pending), seconds, found.opened, found.epoch, found.reaped)
         return self._last
 
     def last_summary(self) -> LedgerSummary:
         return self._last
+
+    def stale_keys(self, cursor: str | None = None, limit: int = 1000) -> StalePage:
+        check_limit(limit)
+        found = self._rows(self._tables.stale(self._name, key_before(cursor), limit))
+        keys = sorted(found.keys)
+        return StalePage(keys, cursor_after(keys, limit))
+
+    def checkpoints(self) -> Mapping[str, Checkpoint]:
+        return self._checkpoints()
+
+    def save_checkpoint(self, name: str, data: str, version: int) -> bool:
+        check_checkpoint(name, data)
+        if version > 0:
+            update = self._tables.update_checkpoint(self._name, name, data, version)
+            if (self._beside_checkpoints(update)).changed == 1:
+                return True
+        elif version == 0:
+            # How many rows it changed says nothing: MySQL's drivers count one that was there, psycopg none at all.
+            self._beside_checkpoints(self._tables.insert_checkpoint(self._name, name, data))
+        found = (self._checkpoints(name)).get(name)
+        return found is not None and (found.data, found.version) == (data, version + 1)
+
+    def reset(self) -> bool:
+        # Makes what is missing, and replaces connections that broke in the pool: what follows is done once.
+        self._checkpoints("-")
+        try:
+            return self._reset()
+        except DBAPIError as error:
+            mismatch = self._noticed(error)
+            if mismatch is not None:
+                raise mismatch from error
+            raise
+
+    def _reset(self) -> bool:
+        with self._engine.connect() as connection:
+            try:
+                for statement in self._tables.lock(self._name):
+                    _execute(connection, statement)
+                found = self._checked(LedgerRows.of(_execute(connection, self._tables.pending(self._name))))
+                cleared = not found.keys
+                for statement in self._tables.reset(self._name) if cleared else ():
+                    _execute(connection, statement)
+                _execute(connection, ("COMMIT" if cleared else "ROLLBACK", ()))
+                _check_committed(connection)
+            except BaseException:
+                # Whoever was given this connection next would be inside of the transaction.
+                connection.invalidate()
+                raise
+        if cleared:
+            self._last = LedgerSummary(0, 0, None, 0.0, found.epoch + 1)
+        return cleared
 
     def _make_pending(self, change: Callable[..., Statement], keys: Sequence[bytes], mark: str) -> LedgerRows:
         """Issue `change` once, then ask what the ledger holds.
@@ -279,10 +349,9 @@ class _Migration:
         except (LedgerMismatch, Unsupported):
             raise
         except Exception as error:
-            if self._incarnation and table_is_missing(error):
-                raise self._lost() from error
-            if is_no_text(error):
-                raise self._corrupt() from error
+            mismatch = self._noticed(error)
+            if mismatch is not None:
+                raise mismatch from error
             if issued == 0:
                 raise NotApplied("the ledger's database was not reached") from error
             if (issued, done) == (1, 0) and isinstance(error, DBAPIError) and certainly_not_applied(error):
@@ -309,13 +378,31 @@ class _Migration:
                 self._first_use()
                 return self._issue(statement)
             except DBAPIError as error:
-                if self._incarnation and table_is_missing(error):
-                    raise self._lost() from error
-                if is_no_text(error):
-                    raise self._corrupt() from error
+                mismatch = self._noticed(error)
+                if mismatch is not None:
+                    raise mismatch from error
                 if attempt == ATTEMPTS or not (error.connection_invalidated or deadlocked(error)):
                     raise
             attempt += 1
+
+    def _checkpoints(self, name: str | None = None) -> dict[str, Checkpoint]:
+        rows = (self._beside_checkpoints(self._tables.checkpoints(self._name, name))).rows
+        self._checked(LedgerRows.of(rows))
+        found = checkpoints_of(rows)
+        if found is None:
+            raise self._corrupt()
+        return found
+
+    def _beside_checkpoints(self, statement: Statement) -> _Done:
+        """Issue a statement about checkpoints. No promise is lost with their table, so it may be made anew."""
+        try:
+            return self._repeatable(statement)
+        except LedgerMismatch as error:
+            if error.__cause__ is None or not table_is_missing(error.__cause__):
+                raise
+        self._rows(self._tables.select(self._name, ()))  # the others are as they were, or this raises
+        _create_tables(self._engine, self._tables)
+        return self._repeatable(statement)
 
     def _issue(self, statement: Statement) -> _Done:
         with self._engine.connect() as connection:
@@ -377,6 +464,12 @@ class _Migration:
             self._last = self._last._replace(opened=found.opened, epoch=found.epoch)
         return found
 
+    def _noticed(self, error: BaseException) -> LedgerMismatch | None:
+        """What an error of the database says of the ledger; None, where it says nothing."""
+        if self._incarnation and table_is_missing(error):
+            return self._lost()
+        return self._corrupt() if is_no_text(error) else None
+
     def _corrupt(self) -> LedgerMismatch:
         return LedgerMismatch(
             f"the ledger of migration {self._name!r} has a row that is corrupt, something else wrote to it: "
@@ -388,6 +481,12 @@ class _Migration:
             f"the ledger of migration {self._name!r} was lost, or made anew, since this process first used it: "
             f"{ADVICE}"
         )
+
+
+def _execute(connection: Connection, statement: Statement) -> Sequence[Any]:
+    """Issue a statement of a transaction, and take its rows."""
+    result = connection.exec_driver_sql(*statement)
+    return result.all() if result.returns_rows else ()
 
 
 def _check_committed(connection: Connection) -> None:

@@ -15,14 +15,17 @@ import pytest
 
 from zddm_flags.errors import InvalidKey, LedgerMismatch
 from zddm_flags.ledger import (
+    MAX_CHECKPOINT_CHARACTERS,
     MAX_KEY_BYTES,
     MAX_TOKEN_BYTES,
+    Checkpoint,
     CopyGrant,
     Grant,
     Ledger,
     LedgerSummary,
     LedgerTable,
     Opening,
+    StalePage,
 )
 from zddm_flags.testing._samples import IDENTITY, NAME, NAMES, require
 from zddm_flags.testing._sync._world import (
@@ -42,11 +45,20 @@ from zddm_flags.worlds import is_coroutine_function
 __all__ = ["LedgerContract"]
 
 K, L, M = b"sk", b"sl", b"sm"
-CALLS = ("begin", "begin_copy", "end", "withdraw", "dirty", "open_to", "reap", "summary", "alone")
+STEP_CALLS = ("begin", "begin_copy", "end", "withdraw", "dirty", "open_to", "reap", "reset")
+CALLS = (*STEP_CALLS, "summary", "alone", "stale_keys", "checkpoints", "save_checkpoint")
 AN_HOUR = 3600.0
 WORKERS = 4
 ROUNDS = 8
 STEPS = 40
+JOB = "backfill/users.1-of-2"
+MOST_PAGES = 1000
+# What databases, drivers and their escapes change: quotes, backslashes, percent signs, spaces at either end, what
+# looks like nothing, and characters of one to four bytes.
+TEXTS = (
+    '{"cursor": "it\'s \\"here\\""}', "", " ", " a ", "\\", "\\'", "%s %(a)s ?", "null", "0", "a\r\n\tb",
+    "\N{LATIN SMALL LETTER E WITH ACUTE}\N{CYRILLIC SMALL LETTER ZHE}\N{CAT FACE}e\N{COMBINING ACUTE ACCENT}",
+)  # fmt: skip
 RATES = (2**-64, 0.1, math.nextafter(0.1, 1), 0.1 + 0.2, 1 / 3, 0.7000000000000001, 1 - 2**-53, 1.0)
 
 
@@ -479,6 +491,237 @@ class LedgerContract(LedgerCancellation):
         self._reap_all(rows)
         _require_summary(rows.summary(), stale=3, pending=0)
 
+    @rule()
+    def test_what_was_reaped_is_counted(self, ledger: Any) -> None:
+        """`summary` tells how many tokens were ever reaped, as `reap` counts them."""
+        rows = _rows(ledger)
+        counted = 0
+        for names in ([K], [L, M]):
+            rows.begin(names, new_token())
+            counted += self._reap_all(rows)
+            _begin_and_end(rows, K)
+            rows.withdraw([K], new_token())
+            for told in (rows.summary(), rows.last_summary()):
+                require(
+                    told.reaped == counted,
+                    f"the summary tells {told.reaped} reaped tokens, and reap() returned {counted} so far",
+                )
+
+    # -- stale_keys ----------------------------------------------------------------------------------------------
+
+    @rule()
+    def test_stale_keys_are_paged(self, ledger: Any) -> None:
+        """The pages of `stale_keys` give every key that is stale, pending or not, and no other."""
+        rows = _rows(ledger)
+        require(_stale_keys(rows, 10) == set(), "a ledger that holds nothing has no stale keys")
+        names = [b"s%d" % number for number in range(40)] + list(NAMES)
+        _make_stale(rows, names[::2])
+        rows.begin(names[:10], new_token())
+        for limit in (1, 3, len(names[::2]), 1000):
+            found = _stale_keys(rows, limit)
+            require(
+                found == set(names[::2]),
+                f"in pages of {limit} stale_keys() gave {len(found)} keys, of which "
+                f"{len(found - set(names[::2]))} are not stale; there are {len(names[::2])}, pending or not",
+            )
+
+    @rule()
+    def test_no_page_loses_what_stays_stale(self, ledger: Any) -> None:
+        """While keys become stale, and clean, between two pages, those that were stale all the time are given."""
+        rows = _rows(ledger)
+        size = self.batch_size
+        names = [b"s%d" % number for number in range(2 * size)]
+        stay, come_and_go = names[::2], names[1::2]
+        _make_stale(rows, names[:size])
+        _make_stale(rows, stay)
+        found: set[bytes] = set()
+        cursor: str | None = None
+        for number in range(MOST_PAGES):
+            page = rows.stale_keys(cursor, max(1, size // 10))
+            found.update(page.keys)
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+            token = new_token()
+            rows.begin(come_and_go, token)
+            rows.end(dict.fromkeys(come_and_go, number % 2 == 0), token)
+        missing = set(stay) - found
+        require(cursor is None, f"after {MOST_PAGES} pages stale_keys() still gives a cursor")
+        require(
+            not missing,
+            f"{len(missing)} keys that were stale from the first page to the last were on none, because others "
+            "became clean or stale meanwhile: nobody would make them right",
+        )
+
+    @rule()
+    def test_a_cursor_that_is_none_is_refused(self, ledger: Any) -> None:
+        """A text that is no cursor, and a page of no keys, raise ValueError: nothing is skipped for them."""
+        rows = _rows(ledger)
+        _make_stale(rows, [K])
+        for cursor, limit in (("no cursor", 10), ("-1", 10), ("+", 10), (None, 0), (None, -1)):
+            error = error_of(partial(rows.stale_keys, cursor, limit))
+            require(
+                isinstance(error, ValueError),
+                f"stale_keys({cursor!r}, {limit}) must raise ValueError, not "
+                f"{'return' if error is None else type(error).__name__}",
+            )
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    @rule()
+    def test_checkpoints_come_back_as_they_were(self, ledger: Any) -> None:
+        """A checkpoint is kept to the last character, under its name, with its version and its age."""
+        rows = _rows(ledger)
+        require(dict(rows.checkpoints()) == {}, "a ledger that holds nothing has no checkpoints")
+        longest = "\N{CAT FACE}" * MAX_CHECKPOINT_CHARACTERS
+        wanted: dict[str, tuple[str, int]] = {}
+        for name in ("a", "a.b", "a/b-1", "z" * 64):
+            for version, data in enumerate((*TEXTS, longest) if name == "a/b-1" else TEXTS[:2]):
+                require(
+                    rows.save_checkpoint(name, data, version) is True,
+                    f"save_checkpoint() of version {version} gave no True, and the checkpoint had that version",
+                )
+                wanted[name] = data, version + 1
+                found = rows.checkpoints()
+                require(
+                    all(isinstance(each, Checkpoint) for each in found.values()),
+                    "checkpoints() must give Checkpoints",
+                )
+                shown = {each: (kept.data[:80], kept.version) for each, kept in found.items()}
+                require(
+                    {each: (kept.data, kept.version) for each, kept in found.items()} == wanted,
+                    f"after save_checkpoint({name!r}, {data[:80]!r}, {version}) checkpoints() gave {shown!r}",
+                )
+        other = ledger.migration("another", IDENTITY)
+        require(dict(other.checkpoints()) == {}, "the checkpoints of one migration are seen in another")
+        require(other.save_checkpoint("a", "other", 0), "another migration's checkpoint has a version of its own")
+        require((rows.checkpoints())["a"].data == wanted["a"][0], "migrations share a checkpoint")
+        before = (rows.checkpoints())["a"].age_seconds
+        self.advance(self.tick_seconds)
+        rows.save_checkpoint("a", "young", 2)
+        found = rows.checkpoints()
+        require(
+            0 <= before <= AN_HOUR
+            and found["a"].age_seconds < found["a.b"].age_seconds
+            and self.tick_seconds * 0.9 <= found["a.b"].age_seconds <= AN_HOUR,
+            f"the ages are {found['a'].age_seconds} s of a checkpoint that was saved just now, and "
+            f"{found['a.b'].age_seconds} s of one that was saved {self.tick_seconds} s ago, or a little more",
+        )
+        _require_summary(rows.summary(), stale=0, pending=0)
+
+    @rule()
+    def test_a_checkpoint_is_replaced_by_its_next_version(self, ledger: Any) -> None:
+        """Only who knows a checkpoint's version replaces it; the same once more counts as done."""
+        rows = _rows(ledger)
+        for version, data, saved, kept in (
+            (1, "too early", False, None),
+            (0, "one", True, ("one", 1)),
+            (0, "one", True, ("one", 1)),
+            (0, "other", False, ("one", 1)),
+            (1, "two", True, ("two", 2)),
+            (1, "two", True, ("two", 2)),
+            (0, "one", False, ("two", 2)),
+            (1, "other", False, ("two", 2)),
+            (3, "four", False, ("two", 2)),
+            (2, "two", True, ("two", 3)),
+            (1, "two", False, ("two", 3)),
+        ):
+            found = rows.save_checkpoint(JOB, data, version)
+            checkpoint = (rows.checkpoints()).get(JOB)
+            state = None if checkpoint is None else (checkpoint.data, checkpoint.version)
+            require(
+                (found, state) == (saved, kept),
+                f"save_checkpoint(..., {data!r}, {version}) gave {found!r} and left {state!r}: it must give "
+                f"{saved!r} and leave {kept!r}. Of two jobs that go on from the same version one would undo what "
+                "the other did.",
+            )
+
+    @rule()
+    def test_what_is_no_checkpoint_is_refused(self, ledger: Any) -> None:
+        """A name or data that some ledger could not keep raise ValueError in every ledger, and change nothing."""
+        rows = _rows(ledger)
+        rows.save_checkpoint(JOB, "kept", 0)
+        for name, data in (
+            *((name, "") for name in ("", "x" * 65, "A", "a b", "a\n", "\N{LATIN SMALL LETTER E WITH ACUTE}")),
+            *((JOB, data) for data in ("a\0b", "\ud800", "x" * (MAX_CHECKPOINT_CHARACTERS + 1))),
+        ):
+            error = error_of(partial(rows.save_checkpoint, name, data, 1))
+            require(
+                isinstance(error, ValueError),
+                f"save_checkpoint({name!r}, {data[:9]!r}) of {len(data)} characters must raise ValueError, not "
+                f"{'return' if error is None else type(error).__name__}",
+            )
+        found = {name: (kept.data, kept.version) for name, kept in (rows.checkpoints()).items()}
+        require(found == {JOB: ("kept", 1)}, "save_checkpoint() raised ValueError, and changed a checkpoint")
+
+    # -- reset ---------------------------------------------------------------------------------------------------
+
+    @rule()
+    def test_reset_begins_another_epoch(self, ledger: Any) -> None:
+        """After `reset` nothing is stale, kept, opened or counted, in another epoch and this migration only."""
+        rows, other = _rows(ledger), ledger.migration("another", IDENTITY)
+        epoch = (rows.summary()).epoch
+        for round_number in range(1, 3):
+            for each in (rows, other):
+                _make_stale(each, [K, L])
+                each.open_to(0.5)
+                version = JOB in each.checkpoints()
+                each.save_checkpoint(JOB, "data", int(version))
+                each.begin([M], new_token())
+                self._reap_all(each)
+            require(rows.reset() is True, "reset() gave no True where no token is pending")
+            answers = {
+                "last_summary": rows.last_summary(),
+                "summary": rows.summary(),
+                "open_to": rows.open_to(0.0),
+                "begin_copy": rows.begin_copy([], new_token()),
+            }
+            for name, answer in answers.items():
+                require(
+                    (answer.opened, answer.epoch) == (0.0, epoch + round_number),
+                    f"after reset() {name}() tells opened {answer.opened} and epoch {answer.epoch}: they must be "
+                    f"0.0 and one more than before, {epoch + round_number}",
+                )
+            require(
+                answers["summary"].reaped == 0, "after reset() the summary still counts what was reaped before"
+            )
+            _require_summary(answers["summary"], stale=0, pending=0)
+            _require_dirty(rows, [], "after reset()")
+            require(_stale_keys(rows, 10) == set(), "after reset() stale_keys() must give none")
+            require(dict(rows.checkpoints()) == {}, "after reset() there must be no checkpoint")
+        summary = other.summary()
+        require(
+            (summary.opened, summary.epoch) == (0.5, epoch) and summary.reaped > 0,
+            "reset() of a migration changed the summary of another one",
+        )
+        _require_summary(summary, stale=3, pending=0)
+        require(list(other.checkpoints()) == [JOB], "reset() forgot the checkpoints of another migration")
+
+    @rule()
+    def test_reset_waits_for_tokens(self, ledger: Any) -> None:
+        """While any token is pending `reset` is False and changes nothing."""
+        rows = _rows(ledger)
+        _make_stale(rows, [K])
+        rows.open_to(0.5)
+        rows.save_checkpoint(JOB, "data", 0)
+        before = (rows.summary())._replace(pending=1)
+        for begin in (rows.begin, rows.begin_copy):
+            token = new_token()
+            begin([L], token)
+            require(
+                rows.reset() is False,
+                "reset() gave no False where a token is pending: what its write misses in New would be clean",
+            )
+            summary = rows.summary()
+            require(
+                summary._replace(oldest_pending_seconds=None) == before,
+                f"reset() gave False and changed the summary to {summary}",
+            )
+            _require_dirty(rows, [K, L], "after reset() gave False")
+            require(JOB in rows.checkpoints(), "reset() gave False and forgot a checkpoint")
+            rows.end({L: True}, token)
+        require(rows.reset() is True, "reset() gave no True after the last token ended")
+
     # -- keys, tokens and names ----------------------------------------------------------------------------------
 
     @rule()
@@ -664,6 +907,49 @@ class LedgerContract(LedgerCancellation):
                     f"opened is {found} after {group} were opened at once: it must be the largest, and never fall",
                 )
 
+    @rule()
+    def test_one_of_many_replaces_a_checkpoint(self, ledger: Any) -> None:
+        """Of jobs that replace the same version of a checkpoint at the same time one is told that it did."""
+        with self._processes(ledger) as processes:
+            for version in range(ROUNDS):
+                saves = [
+                    partial(processes[worker % len(processes)].save_checkpoint, JOB, f"by {worker}", version)
+                    for worker in range(WORKERS)
+                ]
+                saved = together(saves)
+                kept = (processes[0].checkpoints())[JOB]
+                told = [f"by {worker}" for worker, done in enumerate(saved) if done]
+                require(
+                    told == [kept.data] and kept.version == version + 1,
+                    f"of {WORKERS} jobs that replaced version {version} together {told} were told that they did, "
+                    f"and what is kept is {kept.data!r} of version {kept.version}",
+                )
+
+    @rule()
+    def test_no_begin_comes_into_a_reset(self, ledger: Any) -> None:
+        """A token that begins while `reset` is under way keeps it from it, or is of the new epoch, and stays."""
+        with self._processes(ledger) as processes:
+            rows = processes[0]
+            epoch = (rows.summary()).epoch
+            for number in range(ROUNDS):
+                _make_stale(rows, [b"i%d" % other for other in range(20)])
+                rows.open_to(0.5)
+                begin = processes[-1].begin if number % 2 == 0 else processes[-1].begin_copy
+                calls: list[Callable[[], Any]] = [rows.reset, _begin_call(begin, [K])]
+                answers = together(calls if number % 4 < 2 else calls[::-1])
+                cleared, (grant, token) = answers if number % 4 < 2 else answers[::-1]
+                epoch += cleared
+                wanted = (0.0 if cleared else 0.5, epoch)
+                require(
+                    (grant.opened, grant.epoch) == wanted,
+                    f"reset() gave {cleared!r}, and a token that began meanwhile was told opened {grant.opened} "
+                    f"and epoch {grant.epoch}; they are {wanted}",
+                )
+                _require_dirty(processes[-1], [K], "after a token began while reset() was under way")
+                rows.end({K: True}, token)
+                require(rows.reset() is True, "reset() gave no True after the last token ended")
+                epoch += 1
+
     # -- shared --------------------------------------------------------------------------------------------------
 
     @rule()
@@ -690,6 +976,19 @@ class LedgerContract(LedgerCancellation):
                 require(opened_to == 0.5, f"another process was told opened {opened_to}, and it is 0.5")
             require(self._reap_all(ours) == 1, "reap() must find the tokens of other processes")
             _require_dirty(theirs, [K, M], "in another process, after reap() returned")
+            require((theirs.summary()).reaped == 1, "another process must be told what was reaped")
+            require(_stale_keys(theirs, 1) == {K, M}, "another process must be given the same stale keys")
+            ours.save_checkpoint(JOB, "ours", 0)
+            require(
+                (theirs.checkpoints())[JOB].data == "ours",
+                "another process must be given the same checkpoint",
+            )
+            require(ours.reset(), "reset() gave no True where no token is pending")
+            for answer in (theirs.begin([K], new_token()), theirs.open_to(0.0), theirs.last_summary()):
+                require(
+                    (answer.opened, answer.epoch) == (0.0, 1),
+                    "another process must be told the `opened` and the epoch of after a reset()",
+                )
 
     # -- what goes wrong -----------------------------------------------------------------------------------------
 
@@ -757,7 +1056,7 @@ class LedgerContract(LedgerCancellation):
             rows = chance.choice(processes)
             keys = chance.sample(names, chance.randint(1, 3))
             fresh, known = new_token(), chance.choice(tokens[-6:])
-            call = chance.choices(CALLS[:7], weights=(8, 5, 12, 4, 3, 2, 1))[0]
+            call = chance.choices(STEP_CALLS, weights=(8, 5, 12, 4, 3, 2, 1, 1))[0]
             label = f"token {tokens.index(known)}"
             match call:
                 case "begin":
@@ -792,6 +1091,10 @@ class LedgerContract(LedgerCancellation):
                     wanted = table.reap(math.inf, 1000)
                     found = self._reap_all(rows)
                     same = found >= wanted
+                case "reset":
+                    done.append("reset()")
+                    wanted, found = table.reset(), rows.reset()
+                    same = found == wanted
                 case _:
                     done.append(f"dirty({keys})")
                     wanted, found = set(table.dirty(keys)), set(rows.dirty(keys))
@@ -808,9 +1111,13 @@ class LedgerContract(LedgerCancellation):
             require(found == wanted, f"{alone} gave {found!r}, and LedgerTable gives {wanted!r}")
         found, wanted = processes[0].summary(), table.summary(STEPS)
         require(
-            (found.stale, found.opened) == (wanted.stale, wanted.opened) and found.pending >= wanted.pending,
+            (found.stale, found.opened) == (wanted.stale, wanted.opened)
+            and found.pending >= wanted.pending
+            and found.reaped >= wanted.reaped,
             f"summary() gave {found!r}, and LedgerTable gives {wanted!r}",
         )
+        stale, wanted_keys = _stale_keys(processes[0], 2), set(table.stale_keys(None, len(names)))
+        require(stale == wanted_keys, f"stale_keys() gave {stale!r}, and LedgerTable gives {wanted_keys!r}")
 
     # -- helpers -------------------------------------------------------------------------------------------------
 
@@ -862,6 +1169,10 @@ def _calls() -> dict[str, Callable[[Any], Any]]:
         "open_to": lambda rows: rows.open_to(0.5),
         "reap": lambda rows: rows.reap(AN_HOUR),
         "summary": lambda rows: rows.summary(),
+        "stale_keys": lambda rows: rows.stale_keys(),
+        "checkpoints": lambda rows: rows.checkpoints(),
+        "save_checkpoint": lambda rows: rows.save_checkpoint(JOB, "data", 0),
+        "reset": lambda rows: rows.reset(),
     }
 
 
@@ -869,6 +1180,27 @@ def _begin_and_end(rows: Any, key: bytes, *, ok: bool = True) -> None:
     token = new_token()
     rows.begin([key], token)
     rows.end({key: ok}, token)
+
+
+def _make_stale(rows: Any, keys: Sequence[bytes]) -> None:
+    token = new_token()
+    rows.begin(keys, token)
+    rows.end(dict.fromkeys(keys, False), token)
+
+
+def _stale_keys(rows: Any, limit: int) -> set[bytes]:
+    """All keys that are stale, as the pages of this size give them."""
+    __tracebackhide__ = True
+    found: set[bytes] = set()
+    cursor: str | None = None
+    for _ in range(MOST_PAGES):
+        page = rows.stale_keys(cursor, limit)
+        require(isinstance(page, StalePage), f"stale_keys() gave {type(page).__name__}: it must give a StalePage")
+        found.update(page.keys)
+        cursor = page.next_cursor
+        if cursor is None:
+            return found
+    raise AssertionError(f"after {MOST_PAGES} pages of {limit} stale_keys() still gives a cursor")
 
 
 def _begin_call(begin: Callable[[Sequence[bytes], bytes], Any], keys: Sequence[bytes]) -> Callable[[], Any]:
