@@ -76,7 +76,7 @@ class Plan:
     owner: str = ""
     """The process that works on it, or did last."""
     after: str | None = None
-    """The run of the backfill that had finished before, for a verify."""
+    """The run of the backfill that had finished before this one began: what a verify of it proves."""
     result: Mapping[str, Any] = field(default_factory=dict)
     """Of a run that is over: what it told."""
 

@@ -202,14 +202,15 @@ class AsyncJob(AsyncWork[K, V]):
         return plan
 
     async def _new_plan(self, kept: Mapping[str, Checkpoint]) -> Plan:
-        del kept
+        backfill = saved_plan("backfill", kept)
         expected = await self._persistently(self._proxy.count_old)
         parts = self._most_parts
         if parts is None:
             by_size = self._workers * 4 if expected is None else expected // ROWS_PER_PART
             parts = max(self._workers, min(MOST_PARTS, by_size))
         ranges = await self._persistently(partial(self._ranges, parts))
-        return Plan(new_run(), tuple(ranges), dict(self._asked()), expected)
+        after = backfill.run if backfill is not None and backfill.state == "finished" else None
+        return Plan(new_run(), tuple(ranges), dict(self._asked()), expected, after=after)
 
     def _know_parts(self, plan: Plan, kept: Mapping[str, Checkpoint]) -> None:
         """Note how far the parts of the run are, by the ledger."""

@@ -153,7 +153,7 @@ class Repair(Work[K, V]):
         return found
 
     def _made_again(self, names: Collection[bytes], unknown: set[bytes]) -> list[Located[K]]:
-        """The keys of these names; adds to `unknown` those that have no form of which the key can be made again."""
+        """The keys of these names; adds to `unknown` those of which the key cannot be made again."""
         keys: list[K] = []
         for name in names:
             try:

@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import Any, Generic, TypeVar, Unpack
 
 from zddm_flags._sync.bulk import Bulk, Confirmed, Difference, Located
@@ -44,8 +45,8 @@ class Verify(Job[K, V]):
         result = await Verify(proxy, comparison=Comparison(ignore=["updated_at"])).run()
         result.verdict, result.different, result.differences
 
-    Live traffic gives no false alarm: each difference is confirmed under a token. It reads New whatever the rate is,
-    writes nothing to a store, and waits while the guard is open. After each page the ledger has a checkpoint.
+    Live traffic gives no false alarm: each difference is confirmed under a token. It reads New whatever the rate
+    is, writes nothing to a store, and waits while the guard is open. After each page the ledger has a checkpoint.
 
     Args:
         proxy: the migration's, of this process.
@@ -53,8 +54,9 @@ class Verify(Job[K, V]):
         sample: the share of the keys to compare, above 0 and at most 1, chosen by their hash.
         limit: compare so many keys of Old at most, from 1, and do not look for keys that only New has.
         keys_only: compare which keys there are, and not their values.
-        mark: make stale the keys of which New holds what Old does not, so that Old serves them. A key that only New
-            has is then deleted from New by its next read, as the protocol does with a stale key that Old lacks.
+        mark: make stale the keys of which New holds what Old does not, so that Old serves them. A key that only
+            New has is then deleted from New by its next read, as the protocol does with a stale key that Old
+            lacks.
         options: see `Job`.
 
     Raises what `Job` raises, and ValueError where `sample` or `limit` is out of range.
@@ -410,7 +412,7 @@ class _Tally:
 
 
 def _check_ascending(keys: Sequence[Any]) -> None:
-    for before, after in zip(keys, keys[1:], strict=False):
+    for before, after in pairwise(keys):
         if not _ascends(before, after):
             raise _UnorderedError
 

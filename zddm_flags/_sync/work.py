@@ -106,7 +106,10 @@ class Work(Generic[K, V]):
             self._wait(LOOK_SECONDS, why)
 
     def _persistently(self, call: Calls[T]) -> T:
-        """What the call returns, tried again where it fails. Raises Stopped, or its error when patience is over."""
+        """What the call returns, tried again where it fails. Raises Stopped, or its error once patience is over.
+
+        An error that another attempt cannot change is raised at once.
+        """
         give_up_at: float | None = None
         pause = 0.1
         while True:
