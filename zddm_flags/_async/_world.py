@@ -176,15 +176,16 @@ class Stopper:
 async def together(works: Sequence[Calls[None]], stopper: Stopper) -> None:
     """Await all of them at once. Where one raises, or the caller is cancelled, the others are told to stop.
 
-    Raises what the first one did, when all have ended.
+    Raises what the first one did, when all have ended: the others may raise because they were told to stop.
     """
+    errors: list[BaseException] = []
 
     async def done(work: Calls[None]) -> None:
         try:
             await work()
-        except BaseException:
+        except BaseException as error:
+            errors.append(error)
             stopper.stop()
-            raise
 
     tasks = [asyncio.ensure_future(done(work)) for work in works]
     try:
@@ -194,9 +195,8 @@ async def together(works: Sequence[Calls[None]], stopper: Stopper) -> None:
             task.cancel()
         await asyncio.wait(tasks)
         raise
-    for result in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(result, BaseException):
-            raise result
+    if errors:
+        raise errors[0]
 
 
 _tasks: set[asyncio.Future[Any]] = set()  # event loops hold tasks by weak references only

@@ -118,19 +118,20 @@ class Stopper:
 def together(works: Sequence[Calls[None]], stopper: Stopper) -> None:
     """Call all of them at once, in threads. Where one raises, or the caller is interrupted, the others stop.
 
-    Raises what the first one did, when all have ended.
+    Raises what the first one did, when all have ended: the others may raise because they were told to stop.
     """
+    if len(works) == 1:
+        works[0]()
+        return
+    errors: list[BaseException] = []
 
     def done(work: Calls[None]) -> None:
         try:
             work()
-        except BaseException:
+        except BaseException as error:
+            errors.append(error)
             stopper.stop()
-            raise
 
-    if len(works) == 1:
-        done(works[0])
-        return
     with ThreadPoolExecutor(len(works), thread_name_prefix="zddm-worker") as pool:
         try:
             calls = [pool.submit(done, work) for work in works]
@@ -138,5 +139,5 @@ def together(works: Sequence[Calls[None]], stopper: Stopper) -> None:
         except BaseException:
             stopper.stop()  # or leaving the pool would wait for work that goes on
             raise
-    for call in calls:
-        call.result()
+    if errors:
+        raise errors[0]
