@@ -57,6 +57,12 @@ class Instruments:
             "zddm.copies", [self._copies], "{key}", "Keys whose value a read copied from Old into New"
         )
         meter.create_observable_counter(
+            "zddm.backfill.rows",
+            [self._backfilled],
+            "{row}",
+            "Keys that a backfill looked at, by what came of them",
+        )
+        meter.create_observable_counter(
             "zddm.copies.dropped",
             [self._dropped],
             "{key}",
@@ -125,6 +131,12 @@ class Instruments:
         for name, counts in self._totals().items():
             for (operation, path), number in counts.operations.items():
                 yield Observation(number, {"zddm.migration": name, "zddm.operation": operation, "zddm.path": path})
+
+    def _backfilled(self, _: CallbackOptions) -> Iterable[Observation]:
+        for name, counts in self._totals().items():
+            for (operation, path), number in counts.operations.items():
+                if operation == "backfill":
+                    yield Observation(number, {"zddm.migration": name, "zddm.path": path})
 
     def _calls(self, _: CallbackOptions) -> Iterable[Observation]:
         for name, counts in self._totals().items():

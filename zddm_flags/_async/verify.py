@@ -10,11 +10,12 @@ they do not, New is asked for Old's keys, page by page, and afterwards Old for N
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from operator import lt
 from typing import Any, Generic, TypeVar, Unpack
 
 from zddm_flags._async.bulk import AsyncBulk, Confirmed, Difference, Located
@@ -23,6 +24,7 @@ from zddm_flags._async.work import MARGIN_SECONDS, Patience
 from zddm_flags.comparison import Comparison
 from zddm_flags.hashing import threshold
 from zddm_flags.jobs import JobOptions, Part, Plan, Range
+from zddm_flags.protocols import Page
 from zddm_flags.results import FoundDifference, VerifyResult
 
 __all__ = ["AsyncVerify"]
@@ -250,43 +252,34 @@ class AsyncVerify(AsyncJob[K, V]):
         tally.counts["rows"] = len(page.items)
         left = dict(page.items)
         differing: list[K] = []
-        extra: list[K] = []
-        while left and (item := await self._next_of_new(walk, reach, limit, up_to=page.items[-1][0])) is not None:
-            key, value = item
-            if key not in left:
-                extra.append(key)
-            elif self._equal(left.pop(key), value):
-                tally.counts["equal"] += 1
-            else:
-                differing.append(key)
-            if len(extra) >= limit:  # New may have any number of them between two of Old's
-                await self._confirm(self._locate(extra, tally), tally, extra_only=True)
-                extra.clear()
+        while left and (items := await self._next_of_new(walk, reach, limit, up_to=page.items[-1:])):
+            extra: list[K] = []
+            for key, value in items:
+                if key not in left:
+                    extra.append(key)
+                elif not self._equal(left.pop(key), value):
+                    differing.append(key)
+            # New may have any number of them between two of Old's, so they are not collected.
+            await self._confirm(self._locate(extra, tally), tally, extra_only=True)
+        tally.counts["equal"] += len(page.items) - len(left) - len(differing)
         await self._confirm(self._locate([*differing, *left], tally), tally)
-        await self._confirm(self._locate(extra, tally), tally, extra_only=True)
         after = tally.added_to(part, page.next_cursor).with_more(
             new_cursor=walk.resume_at, old_done=page.next_cursor is None
         )
         return replace(after, done=False)
 
     async def _next_of_new(
-        self, walk: _Walk[K, V], reach: Range, limit: int, up_to: K | None = None
-    ) -> tuple[K, V] | None:
-        """New's next item, if there is one up to and with this key."""
-        while not walk.buffer:
-            if walk.done:
-                return None
-            walk.take(await self._persistently(partial(self._proxy.scan_new, walk.cursor, limit, reach.until)))
-        if up_to is not None and walk.is_beyond(up_to):
-            return None
-        return walk.buffer.popleft()
+        self, walk: _Walk[K, V], reach: Range, limit: int, up_to: Sequence[tuple[K, V]] = ()
+    ) -> Sequence[tuple[K, V]]:
+        """New's next items, up to and with the key of the item `up_to`, if there is one."""
+        while not walk.buffer and not walk.done:
+            walk.add(await self._persistently(partial(self._proxy.scan_new, walk.cursor, limit, reach.until)))
+        return walk.take([key for key, _ in up_to])
 
     async def _rest_of_new(self, walk: _Walk[K, V], reach: Range, limit: int, tally: _Tally) -> None:
         """A page of what New has after Old's last key."""
-        suspects: list[K] = []
-        while len(suspects) < limit and (item := await self._next_of_new(walk, reach, limit)) is not None:
-            suspects.append(item[0])
-        await self._confirm(self._locate(suspects, tally), tally, extra_only=True)
+        items = await self._next_of_new(walk, reach, limit)
+        await self._confirm(self._locate((key for key, _ in items), tally), tally, extra_only=True)
 
     # -- keys -------------------------------------------------------------------------------------------------
 
@@ -346,7 +339,8 @@ class _Walk(Generic[K, V]):
     def __init__(self, cursor: str | None) -> None:
         self.cursor = cursor
         self.done = False
-        self.buffer: deque[tuple[K, V]] = deque()
+        self.buffer: Sequence[tuple[K, V]] = ()
+        self._keys: list[K] = []  # of the buffer
         self._began_at = cursor
         self._last_of_old: list[K] = []
         self._last_of_new: list[K] = []
@@ -356,24 +350,30 @@ class _Walk(Generic[K, V]):
         """The cursor before the first item that was not looked at, or some before it: they are looked at again."""
         return self._began_at if self.buffer or self.done else self.cursor
 
-    def take(self, page: Any) -> None:
-        """A further page of New. Raises _UnorderedError."""
-        keys = [key for key, _ in page.items]
-        _check_ascending([*self._last_of_new, *keys])
-        self._last_of_new = keys[-1:] or self._last_of_new
+    def add(self, page: Page[K, V]) -> None:
+        """A further page of New, where the one before was taken. Raises _UnorderedError."""
+        self.buffer = page.items
+        self._keys = [key for key, _ in page.items]
+        _check_ascending([*self._last_of_new, *self._keys])
+        self._last_of_new = self._keys[-1:] or self._last_of_new
         self._began_at = self.cursor
-        self.buffer.extend(page.items)
         self.cursor = page.next_cursor
         self.done = page.next_cursor is None
 
-    def check_old(self, keys: Sequence[K]) -> None:
+    def check_old(self, keys: list[K]) -> None:
         """A further page of Old. Raises _UnorderedError."""
         _check_ascending([*self._last_of_old, *keys])
-        self._last_of_old = list(keys[-1:]) or self._last_of_old
+        self._last_of_old = keys[-1:] or self._last_of_old
 
-    def is_beyond(self, key: K) -> bool:
-        """Whether New's next item comes after this key. Raises _UnorderedError."""
-        return not _ascends(self.buffer[0][0], key) and self.buffer[0][0] != key
+    def take(self, up_to: Sequence[K]) -> Sequence[tuple[K, V]]:
+        """Take what there is of New, up to and with this key. Raises _UnorderedError."""
+        keys: list[Any] = self._keys
+        try:
+            end = bisect_right(keys, up_to[0]) if up_to else len(keys)
+        except TypeError:
+            raise _UnorderedError from None
+        taken, self.buffer, self._keys = self.buffer[:end], self.buffer[end:], self._keys[end:]
+        return taken
 
 
 class _Tally:
@@ -413,13 +413,9 @@ class _Tally:
 
 
 def _check_ascending(keys: Sequence[Any]) -> None:
-    for before, after in pairwise(keys):
-        if not _ascends(before, after):
-            raise _UnorderedError
-
-
-def _ascends(before: Any, after: Any) -> bool:
     try:
-        return bool(before < after)
+        ascending = all(map(lt, keys, keys[1:]))
     except TypeError:
-        raise _UnorderedError from None
+        ascending = False
+    if not ascending:
+        raise _UnorderedError
