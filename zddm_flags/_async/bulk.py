@@ -204,9 +204,9 @@ class AsyncBulk(AsyncBackground[K, V]):
         """Those that need no copy, and those on which New failed.
 
         Where New has none of some few, the others are not looked for: one that is there all the same is copied
-        once more, which is only work. The ledger is asked last, for fewer keys. That is safe, for nothing is served:
-        a key that New had a moment ago, and that is clean now, is in New as Old holds it, or was removed from both
-        meanwhile.
+        once more, which is only work. The ledger is asked last, for fewer keys. That is safe, for nothing is
+        served: a key that New had a moment ago, and that is clean now, is in New as Old holds it, or was removed
+        from both meanwhile.
         """
         try:
             permit = self._deadline().only_while(self._new_takes_writes)
