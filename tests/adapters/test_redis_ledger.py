@@ -374,6 +374,10 @@ async def test_another_identity_is_refused(world: World) -> None:
         lambda rows: rows.open_to(1.0),
         lambda rows: rows.reap(0.0),
         lambda rows: rows.summary(),
+        lambda rows: rows.stale_keys(),
+        lambda rows: rows.checkpoints(),
+        lambda rows: rows.save_checkpoint(JOB, "data", 0),
+        lambda rows: rows.reset(),
     ]
     for call in calls:
         with pytest.raises(LedgerMismatch, match="was begun with hasher 'xxh3/canonical'"):
@@ -411,6 +415,7 @@ async def test_keys_of_another_type_are_named(world: World, part: str) -> None:
         ("meta", "opened", "nan"),
         ("meta", "stale", ""),
         ("meta", "epoch", "x"),
+        ("meta", "reaped", "-1"),
         ("entries", "key", "??"),
         ("entries", "key", ""),
     ],
@@ -443,6 +448,141 @@ async def test_prefixes_keep_ledgers_apart(world: World) -> None:
         await settle(one.begin([b"key"], b"one"))
         assert await settle(other.dirty([b"key"])) == []
         assert await settle(one.dirty([b"key"])) == [b"key"]
+
+
+# -- what long jobs keep and ask -----------------------------------------------------------------------------
+
+
+async def test_pages_give_every_stale_key_of_many(world: World) -> None:
+    """Among thousands of keys the pages give those that are stale, and each is a small part of them."""
+    ledger = world.rows()
+    keys = [b"key-%d" % number for number in range(6000)]
+    await settle(ledger.begin(keys, b"one"))
+    await settle(ledger.end(dict.fromkeys(keys[:3000], False), b"one"))
+    found: set[bytes] = set()
+    pages, page = 1, await settle(ledger.stale_keys(None, 100))
+    while page.next_cursor is not None:
+        assert len(page.keys) < 300
+        found.update(page.keys)
+        pages, page = pages + 1, await settle(ledger.stale_keys(page.next_cursor, 100))
+    assert found | set(page.keys) == set(keys[:3000])
+    assert pages > 30
+    assert len((await settle(ledger.stale_keys(None, 10**9))).keys) < 3000  # the server has others to answer
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "-1", " 1", "1\n", "1.0", str(2**64), "9" * 21, "\u0661"])
+async def test_what_is_no_cursor_is_refused_without_io(world: World, cursor: str) -> None:
+    """A cursor that no page gave raises ValueError, not an error of the server."""
+    ledger = world.rows(client=world.client(port=1))  # nobody listens there
+    with pytest.raises(ValueError, match="no cursor"):
+        await settle(ledger.stale_keys(cursor))
+
+
+@pytest.mark.parametrize("text", ["", "x", "1", "1 2", "0 2 data", "-1 2 data", "1 -2 data", "1x 2 data"])
+async def test_a_checkpoint_that_is_none_is_refused(world: World, text: str) -> None:
+    """A checkpoint that something else wrote is given to no job, and the rest of the ledger is used on."""
+    name = new_name()
+    ledger = world.rows(name)
+    world.beside.hset(redis_key(name, "checkpoints"), JOB, text)
+    for call in (ledger.checkpoints, lambda: ledger.save_checkpoint(JOB, "data", 0)):
+        with pytest.raises(LedgerMismatch, match="checkpoints' holds something else"):
+            await settle(call())
+    assert world.beside.hget(redis_key(name, "checkpoints"), JOB) == text.encode()
+    assert await settle(ledger.dirty([b"key"])) == []
+
+
+@pytest.mark.parametrize("field", ["name", "data"])
+async def test_a_checkpoint_that_is_no_text_is_refused(world: World, field: str) -> None:
+    """Bytes that are no UTF-8 raise LedgerMismatch, which does not show them."""
+    name = new_name()
+    changed = {"name": (b"\xff", "1 2 data"), "data": (JOB, b"1 2 \xff")}[field]
+    world.beside.hset(redis_key(name, "checkpoints"), *changed)
+    with pytest.raises(LedgerMismatch, match="checkpoints' holds something else") as caught:
+        await settle(world.rows(name).checkpoints())
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+async def test_checkpoints_of_another_type_are_left_alone(world: World) -> None:
+    """A Redis key of another program in the place of checkpoints is named, and neither changed nor deleted."""
+    name = new_name()
+    ledger = world.rows(name)
+    world.beside.set(redis_key(name, "checkpoints"), "something else")
+    for call in (ledger.checkpoints, lambda: ledger.save_checkpoint(JOB, "data", 0), ledger.reset):
+        with pytest.raises(LedgerMismatch, match="checkpoints' holds something else"):
+            await settle(call())
+    assert world.beside.get(redis_key(name, "checkpoints")) == b"something else"
+    assert (await settle(ledger.summary())).epoch == 0
+
+
+async def test_lost_checkpoints_are_no_lost_ledger(world: World) -> None:
+    """No promise is lost with the checkpoints: jobs begin anew, and all else goes on."""
+    name = new_name()
+    ledger = world.rows(name)
+    await settle(ledger.begin([b"key"], b"one"))
+    assert await settle(ledger.save_checkpoint(JOB, "data", 0))
+    world.beside.delete(redis_key(name, "checkpoints"))
+    assert await settle(ledger.checkpoints()) == {}
+    assert not await settle(ledger.save_checkpoint(JOB, "data", 1))
+    assert await settle(ledger.save_checkpoint(JOB, "data", 0))
+    assert await settle(ledger.dirty([b"key"])) == [b"key"]
+
+
+async def test_the_age_of_a_checkpoint_is_the_servers(world: World) -> None:
+    """A checkpoint's age counts by the server's time, and is never below 0."""
+    name = new_name()
+    ledger = world.rows(name)
+    seconds, micros = world.beside.time()
+    for age in (60, -60):
+        world.beside.hset(redis_key(name, "checkpoints"), JOB, f"1 {(seconds - age) * 1_000_000 + micros} data")
+        assert max(0, age) <= (await settle(ledger.checkpoints()))[JOB].age_seconds < max(0, age) + 30
+
+
+async def test_reset_leaves_nothing_but_meta(world: World) -> None:
+    """After a reset Redis holds one key of the migration, of the same incarnation, for all who know it."""
+    name = new_name()
+    ledger, other = world.rows(name, opened=0.5), world.rows(name)
+    await settle(other.begin([b"stale", b"reaped"], b"one"))
+    await settle(other.end({b"stale": False}, b"one"))
+    await settle(ledger.save_checkpoint(JOB, "data", 0))
+    assert not await settle(ledger.reset())
+    assert await settle(ledger.reap(0.0)) == 1
+    assert other.last_summary().reaped == 0
+    assert (await settle(other.summary())).reaped == 1
+    assert await settle(ledger.reset())
+    assert ledger.last_summary() == (0, 0, None, 0.0, 1, 0)
+    assert world.beside.exists(*(redis_key(name, part) for part in (*PARTS, "checkpoints"))) == 1
+    assert await settle(other.begin([b"stale"], b"two")) == Grant(frozenset(), 0.0, 1)
+    assert await settle(world.rows(name).dirty([b"stale", b"reaped"])) == [b"stale"]
+
+
+async def test_a_full_server_keeps_no_more_checkpoints(own_world: World) -> None:
+    """A server without memory refuses a checkpoint before anything, and still pages, resets and tells."""
+    ledger = own_world.rows()
+    assert await settle(ledger.save_checkpoint(JOB, "data", 0))
+    own_world.beside.config_set("maxmemory", "1")
+    with pytest.raises(errors.OutOfMemoryError):
+        await settle(ledger.save_checkpoint(JOB, "more", 1))
+    assert (await settle(ledger.checkpoints()))[JOB].data == "data"
+    assert await settle(ledger.stale_keys()) == ([], None)
+    assert await settle(ledger.reset())
+
+
+async def test_reset_is_sent_once(world: World) -> None:
+    """However the client retries, a reset whose reply is lost was done once; a checkpoint is sent again."""
+    await teach(world.server)
+    with cutting(world.server.port) as cutter:
+        client = world.client(retries=3, host="127.0.0.1", port=cutter.port)
+        ledger = world.rows(client=client)
+        await settle(ledger.summary())
+        cutter.armed = 1
+        with pytest.raises(errors.ConnectionError):
+            await settle(ledger.reset())
+        assert (await settle(ledger.summary())).epoch == 1
+        cutter.armed = 1
+        assert await settle(ledger.save_checkpoint(JOB, "data", 0))
+        assert (await settle(ledger.checkpoints()))[JOB].version == 1
+        await settle(client.aclose() if world.kind == "asyncio" else client.close())
 
 
 # -- loss ----------------------------------------------------------------------------------------------------
@@ -712,6 +852,8 @@ async def teach(server: ValkeyServer) -> None:
         assert answer
     rows.end({b"key": True}, b"one")
     rows.summary()
+    rows.reset()
+    rows.save_checkpoint(JOB, "data", 0)
     await world.close()
 
 
@@ -862,6 +1004,10 @@ async def test_a_migration_is_in_one_slot(cluster_server: ClusterServer, cluster
         assert await settle(rows.open_to(0.5)) == Opening(0.5, 0)
         assert len(await settle(rows.dirty(KEYS))) == len(KEYS)
         assert (await settle(rows.summary())).stale == len(KEYS)
+        assert set((await settle(rows.stale_keys())).keys) == set(KEYS)
+        assert await settle(rows.save_checkpoint(JOB, "data", 0))
+        assert list(await settle(rows.checkpoints())) == [JOB]
+        assert await settle(rows.reset())
 
 
 async def test_begin_is_sent_once_to_a_cluster(cluster_server: ClusterServer, cluster_client: Any) -> None:

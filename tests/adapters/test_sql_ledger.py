@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import random
 import re
@@ -43,11 +44,13 @@ from zddm_flags.ledger import (
     MigrationLedger,
     Opening,
 )
+from zddm_flags.testing._async._world_cancellation import cancellations
 from zddm_flags.tokens import new_token
 
 K, L, M = b"sk", b"sl", b"sm"
 KEYS = (K, L, M)
 HOUR = 3600.0
+JOB = "backfill/1"
 IDENTITY = "xxh3-64"
 TABLES = ("keys", "checkpoints", "migrations")
 ENTRY = re.compile(r"\|([A-Za-z0-9-]+)\.*@([0-9]{16})")
@@ -574,11 +577,16 @@ async def test_a_call_is_at_most_two_statements(rows: Rows, migration: Any) -> N
         lambda: migration.open_to(0.5),
         lambda: migration.reap(HOUR),
         migration.summary,
+        migration.stale_keys,
+        migration.checkpoints,
+        lambda: migration.save_checkpoint(JOB, "one", 0),
+        lambda: migration.save_checkpoint(JOB, "two", 1),
+        lambda: migration.save_checkpoint(JOB, "other", 1),
     ):
         wire.reset()
         await settle(call())
         costs.append(len(wire.statements))
-    assert costs == [2, 1, 2, 2, 2, 2, 2, 1, 1, 2, 1, 1]
+    assert costs == [2, 1, 2, 2, 2, 2, 2, 1, 1, 2, 1, 1, 1, 1, 2, 1, 2]
 
 
 # --- errors
@@ -913,6 +921,9 @@ async def test_a_lost_ledger_is_noticed(rows: Rows, loss: str) -> None:
         lambda: migration.begin_copy([K], new_token()),
         lambda: migration.open_to(0.5),
         migration.summary,
+        migration.stale_keys,
+        migration.checkpoints,
+        migration.reset,
     ):
         with pytest.raises(LedgerMismatch, match=r"lost, or made anew.*keep the gate at 0.*empty or verify New"):
             await settle(call())
@@ -975,6 +986,7 @@ async def test_tokens_that_are_none_are_noticed(rows: Rows, migration: Any) -> N
         "{migrations} SET opened = -1",
         "{migrations} SET epoch = -1",
         "{migrations} SET token_seconds = -1",
+        "{migrations} SET reaped = -1",
         "{migrations} SET incarnation = 'none'",
         "{keys} SET pending = ''",
         "{keys} SET oldest = NULL",
@@ -1000,6 +1012,10 @@ async def test_what_no_ledger_wrote_is_not_trusted(rows: Rows, change: str) -> N
             lambda ledger: ledger.open_to(0.5),
             lambda ledger: ledger.reap(0.0),
             lambda ledger: ledger.summary(),
+            lambda ledger: ledger.stale_keys(),
+            lambda ledger: ledger.checkpoints(),
+            lambda ledger: ledger.save_checkpoint(JOB, "data", 0),
+            lambda ledger: ledger.reset(),
         ]
     for call in calls:
         if "contended" in change and call is calls[2]:
@@ -1271,17 +1287,19 @@ class LockedRow:
         self.connection.close()
 
 
+WAITING = {
+    "postgresql": "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'",
+    "mariadb": "SELECT 1 FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
+}
+
+
 async def _until_waiting(rows: Rows) -> None:
     """Wait until a statement waits for a lock."""
-    waiting = {
-        "postgresql": "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'",
-        "mariadb": "SELECT 1 FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
-    }
     deadline = time.monotonic() + 20
     while True:
         # MariaDB looks again only after 0.1 s in which nobody asked, and else answers what it saw before.
         await asyncio.sleep(0.11 if rows.backend == "mariadb" else 0.005)
-        if rows.execute(waiting[rows.backend]):
+        if rows.execute(WAITING[rows.backend]):
             return
         assert time.monotonic() < deadline
 
@@ -1347,6 +1365,286 @@ async def test_the_victim_of_a_deadlock_is_told(on_server: Rows) -> None:
         await asyncio.to_thread(thread.join)
     assert getattr(refused.value.__cause__.orig, "sqlstate", None) == "40P01"  # type: ignore[union-attr] - DBAPIError
     assert rows.state("users") == dict.fromkeys([K, L], (frozenset({first}), False, False))
+
+
+# --- what long jobs keep and ask
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "SESSION sql_mode = 'NO_BACKSLASH_ESCAPES'",
+        "SESSION sql_mode = 'ANSI_QUOTES,PIPES_AS_CONCAT'",
+        "SESSION sql_mode = 'EMPTY_STRING_IS_NULL'",
+        "NAMES latin1",
+        "character_set_connection = sjis",
+        "character_set_results = latin1",
+    ],
+)
+async def test_settings_of_the_server_change_no_checkpoint(rows: Rows, setting: str) -> None:
+    """Whatever the server makes of literals in a statement, a checkpoint comes back as it was."""
+    if rows.backend != "mariadb":
+        pytest.skip("the other drivers send parameters beside the statement")
+    ledger = rows.migration(engine=rows.engine_with(f"SET {setting}"))
+    for version, data in enumerate(("", "it's", "\\", '{"a": "\\"b\\""}', "\u00e9\u0416\N{CAT FACE}", "%s", "")):
+        assert await settle(ledger.save_checkpoint(JOB, data, version))
+        found = (await settle(ledger.checkpoints()))[JOB]
+        assert (found.data, found.version) == (data, version + 1)
+
+
+async def test_the_age_of_a_checkpoint_is_the_databases(rows: Rows, migration: Any) -> None:
+    """A checkpoint's age counts from its latest version, by the database's time."""
+    assert await settle(migration.save_checkpoint(JOB, "one", 0))
+    rows.execute("UPDATE {checkpoints} SET saved = saved - 60000000")
+    assert 60 <= (await settle(migration.checkpoints()))[JOB].age_seconds < 120
+    rows.execute("UPDATE {checkpoints} SET saved = saved + 120000000")  # somebody stepped the clock
+    assert (await settle(migration.checkpoints()))[JOB].age_seconds == 0
+    assert await settle(migration.save_checkpoint(JOB, "two", 1))
+    assert (await settle(migration.checkpoints()))[JOB].age_seconds < 30
+
+
+@pytest.mark.parametrize(("when", "number"), [("before", 1), ("after", 1), ("before", 2), ("after", 2)])
+async def test_a_checkpoint_whose_reply_was_lost_is_saved(
+    rows: Rows, migration: Any, when: str, number: int
+) -> None:
+    """Where a connection breaks before or after any statement took effect, the checkpoint counts as replaced."""
+    await settle(migration.dirty([K]))
+    wire = Wire(rows.engine)
+    for version in range(3):
+        wire.reset()
+        setattr(wire, when, wire.lose(number))
+        assert await settle(migration.save_checkpoint(JOB, f"data {version}", version))
+        wire.reset()
+        found = (await settle(migration.checkpoints()))[JOB]
+        assert (found.data, found.version) == (f"data {version}", version + 1)
+
+
+async def test_lost_checkpoints_are_no_lost_ledger(rows: Rows, migration: Any) -> None:
+    """The table of checkpoints is made anew where only it was lost: no promise depends on it."""
+    await settle(migration.begin([K], new_token()))
+    for call, wanted in (
+        (migration.checkpoints, {}),
+        (lambda: migration.save_checkpoint(JOB, "data", 1), False),
+        (lambda: migration.save_checkpoint(JOB, "data", 0), True),
+        (migration.reset, False),
+        (rows.new_ledger(engine=rows.engine).create_tables, None),
+    ):
+        rows.execute("DROP TABLE {checkpoints}")
+        assert await settle(call()) == wanted
+        assert inspect(rows.world.beside).has_table(f"{rows.tables}_checkpoints")
+    assert list(await settle(migration.dirty(KEYS))) == [K]
+
+
+@pytest.mark.parametrize(
+    "change", ["version = 0", "version = -1", "version = 'x'", "version = 1.5", "data = x'ff'", "saved = 'x'"]
+)
+async def test_checkpoints_that_are_none_are_noticed(rows: Rows, migration: Any, change: str) -> None:
+    """A checkpoint that something else wrote to is not given to a job."""
+    if rows.backend != "sqlite" and not change.startswith(("version = 0", "version = -1")):
+        pytest.skip("its columns hold values of their own type only")
+    await settle(migration.save_checkpoint(JOB, "data", 0))
+    rows.execute(f"UPDATE {{checkpoints}} SET {change}")
+    if change == "saved = 'x'":
+        assert (await settle(migration.checkpoints()))[JOB].data == "data"  # it looks old
+        return
+    for call in (migration.checkpoints, lambda: migration.save_checkpoint(JOB, "other", 0)):
+        with pytest.raises(LedgerMismatch, match="corrupt"):
+            await settle(call())
+
+
+async def test_reaping_counts_what_it_removed(rows: Rows, migration: Any) -> None:
+    """Each token of a key that is reaped is counted once, with one more statement for each round."""
+    for keys in ([K, L], [K]):
+        await settle(migration.begin(keys, new_token()))
+    rows.grow_older("users", HOUR)
+    wire = Wire(rows.engine)
+    assert await settle(migration.reap(HOUR / 2)) == 3
+    assert sum("reaped = reaped +" in statement for statement in wire.statements) == 2
+    assert (await settle(migration.summary())).reaped == migration.last_summary().reaped == 3
+    assert (await settle(rows.migration().summary())).reaped == 3
+    wire.reset()
+    assert await settle(migration.reap(HOUR / 2)) == 0
+    assert len(wire.statements) == 1
+
+
+async def test_a_page_goes_on_behind_its_cursor(rows: Rows, migration: Any) -> None:
+    """A page of stale keys begins where the one before it ended, and does not read what that read."""
+    keys = [b"%04d" % number for number in range(3000)]
+    await settle(migration.begin(keys, b"token"))
+    await settle(migration.end(dict.fromkeys(keys, False), b"token"))
+    first = await settle(migration.stale_keys(None, 5))
+    assert (first.keys, first.next_cursor) == (keys[:5], keys[4].hex())
+    assert (await settle(migration.stale_keys(keys[2989].hex(), 5))).keys == keys[2990:2995]
+    assert await settle(migration.stale_keys(keys[2994].hex(), 6)) == (keys[2995:], None)
+    assert await settle(migration.stale_keys(keys[-1].hex())) == ([], None)
+    if rows.backend == "sqlite":
+        statement, values = migration._tables.stale("users", keys[9], 5)
+        with rows.world.beside.connect() as connection:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
+        assert any("(migration=? AND key>?)" in step[-1] for step in plan)
+        assert not any("TEMP B-TREE" in step[-1] for step in plan)
+
+
+@pytest.mark.parametrize("cursor", ["x", "0", "0g", "AB", " 00", "0x00", "00\n"])
+async def test_what_is_no_cursor_is_refused(migration: Any, cursor: str) -> None:
+    """A cursor that no page gave raises ValueError, rather than skip keys."""
+    with pytest.raises(ValueError, match="no cursor"):
+        await settle(migration.stale_keys(cursor))
+
+
+# --- reset
+
+
+async def _full(rows: Rows, migration: Any) -> None:
+    """Give the migration something of all that `reset` forgets."""
+    await settle(migration.begin([K, L], b"full"))
+    await settle(migration.end({K: False, L: False}, b"full"))
+    await settle(migration.open_to(0.5))
+    if not await settle(migration.checkpoints()):
+        await settle(migration.save_checkpoint(JOB, "data", 0))
+
+
+async def _whole(rows: Rows, migration: Any) -> int:
+    """Check that a reset was done or not done, and nothing between. Returns the epoch."""
+    summary = await settle(migration.summary())
+    names = list(await settle(migration.checkpoints()))
+    assert (summary.stale, summary.opened, names) in ((2, 0.5, [JOB]), (0, 0.0, []))
+    return int(summary.epoch)
+
+
+def _waits_for_a_lock(rows: Rows) -> None:
+    deadline = time.monotonic() + 20
+    while not rows.execute(WAITING[rows.backend]):
+        assert time.monotonic() < deadline
+        time.sleep(0.11 if rows.backend == "mariadb" else 0.005)
+
+
+@pytest.mark.parametrize("call", ["begin", "begin_copy"])
+async def test_a_begin_that_waits_for_a_reset_is_of_the_new_epoch(rows: Rows, migration: Any, call: str) -> None:
+    """A begin of a key that is in the ledger, or is not, waits for a reset and gets its `opened` and epoch."""
+    await settle(migration.dirty([K]))
+    database = rows.world.database
+    engine = create_engine(database.blocking, isolation_level="AUTOCOMMIT", **database.options)
+    rival = SqlAlchemyLedger(engine, tables=rows.tables).migration("users", IDENTITY)
+    wire = Wire(rows.engine)
+    for epoch, key in enumerate((K, b"before all", b"sk and behind", b"t behind all", b"\xff"), start=1):
+        await _full(rows, migration)
+        rival.dirty([K])
+        grants: list[Any] = []
+        begin = threading.Thread(
+            target=lambda key=key, grants=grants: grants.append(getattr(rival, call)([key], b"t"))
+        )
+
+        def come_between(number: int, begin: threading.Thread = begin, grants: list[Any] = grants) -> None:
+            if wire.statements[-1].startswith("DELETE") and begin.ident is None:
+                begin.start()
+                if rows.backend == "sqlite":
+                    begin.join(0.1)  # it asks the file again and again, and nobody can see that
+                else:
+                    _waits_for_a_lock(rows)
+                assert not grants
+
+        wire.reset()
+        wire.before = come_between
+        assert await settle(migration.reset())
+        wire.reset()
+        await asyncio.to_thread(begin.join)
+        assert (grants[0].opened, grants[0].epoch) == (0.0, epoch)
+        assert rows.state("users") == {key: (frozenset({b"t"}), False, False)}
+        assert migration.last_summary()[:6] == (0, 0, None, 0.0, epoch, 0)
+        assert not await settle(migration.reset())
+        await settle(migration.withdraw([key], b"t"))
+    engine.dispose()
+
+
+async def test_a_reset_waits_for_a_begin_in_flight(on_server: Rows, migration: Any) -> None:
+    """A reset that comes while a begin is not yet committed waits for it, and then is False."""
+    rows = on_server
+    await settle(migration.begin([K], b"token"))
+    ((pending, oldest),) = rows.execute("SELECT pending, oldest FROM {keys}")
+    rows.execute("UPDATE {keys} SET pending = '', oldest = NULL, stale = true")
+    with rows.world.beside.connect() as connection:
+        connection.execute(
+            text(f"UPDATE {rows.tables}_keys SET pending = :pending, oldest = :oldest"),
+            {"pending": pending, "oldest": oldest},
+        )
+        reset = rows.start(migration.reset)
+        await _until_waiting(rows)
+        connection.commit()
+    assert await reset is False
+    assert rows.state("users") == {K: (frozenset({b"token"}), True, False)}
+
+
+@pytest.mark.parametrize("how", ["interrupt", "lose", "deadlock"])
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_reset_that_fails_is_done_or_not(rows: Rows, how: str, when: str) -> None:
+    """Stopped before or after any statement, a reset leaves all or nothing, no lock, and a pool that works."""
+    if (rows.backend, how) == ("sqlite", "lose"):
+        pytest.skip("a file is no connection to lose")
+    engine = rows.new_engine(pool_size=1, max_overflow=0, pool_timeout=1)
+    migration, beside = rows.migration(engine=engine), rows.migration()
+    wire, number, epochs = Wire(engine), 0, set()
+    failed = True
+    while failed:
+        number += 1
+        await _full(rows, beside)
+        wire.reset()
+        await settle(migration.dirty([K]))
+        epoch = await _whole(rows, beside)
+        wire.reset()
+        setattr(wire, when, getattr(wire, how)(number))
+        try:
+            cleared = await settle(migration.reset())
+        except (DBAPIError, Interrupted):
+            cleared = None
+        gc.collect()  # SQLAlchemy closed SQLite's file, where interrupted, and the traceback holds it by a cursor
+        failed = len(wire.statements) >= number
+        wire.reset()
+        after = await _whole(rows, beside)
+        assert after - epoch in ({0, 1} if cleared is None else {int(cleared)})
+        epochs.add((cleared, after - epoch))
+        await settle(beside.begin([M], b"token"))
+        await settle(beside.withdraw([M], b"token"))
+        assert (await settle(migration.summary())).epoch == after
+    assert number > 7
+    assert {(None, 0), (True, 1)} <= epochs
+
+
+async def test_a_reset_that_is_cancelled_is_done_or_not(rows: Rows) -> None:
+    """Cancelled at any moment, a reset leaves all or nothing, no lock, and a pool that works."""
+    if not rows.asyncio:
+        pytest.skip("threads are not cancelled")
+    engine = rows.new_engine(pool_size=1, max_overflow=0, pool_timeout=5)
+    migration, beside = rows.migration(engine=engine), rows.migration()
+    await _full(rows, beside)
+    await migration.dirty([K])
+    async for _ in cancellations(migration.reset):
+        await _whole(rows, beside)
+        await _full(rows, beside)
+        assert set(await migration.dirty(KEYS)) == {K, L}
+        await migration.begin([M], b"token")
+        await beside.withdraw([M], b"token")
+
+
+async def test_a_reset_that_is_cancelled_in_the_queue_leaves_it(on_server: Rows, migration: Any) -> None:
+    """A reset that is cancelled while it waits for a lock is not done later, and holds up nobody."""
+    if not on_server.asyncio:
+        pytest.skip("threads are not cancelled")
+    rows = on_server
+    await _full(rows, migration)
+    with rows.world.beside.connect() as connection:
+        connection.execute(text(f"UPDATE {rows.tables}_keys SET contended = contended"))
+        connection.execute(text(f"DELETE FROM {rows.tables}_keys WHERE pending = 'none'"))
+        if rows.backend == "mariadb":  # which locks no row that a statement leaves as it was
+            connection.execute(text(f"SELECT 1 FROM {rows.tables}_keys FOR UPDATE"))
+        reset = rows.start(migration.reset)
+        await _until_waiting(rows)
+        reset.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reset
+    assert await _whole(rows, migration) == 0
+    await settle(migration.begin([M], b"token"))
+    assert await settle(migration.reset()) is False
 
 
 # --- the server goes away

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from typing import Any
 
 import pytest
@@ -15,13 +16,17 @@ from zddm_flags import AsyncInMemoryLedger, InMemoryLedger
 from zddm_flags.deadline import Deadline, DeadlinePassed
 from zddm_flags.errors import LedgerMismatch
 from zddm_flags.ledger import (
+    MAX_CHECKPOINT_CHARACTERS,
     AsyncMigrationLedger,
+    Checkpoint,
     CopyGrant,
     Grant,
     LedgerSummary,
     LedgerTable,
     MigrationLedger,
     Opening,
+    StalePage,
+    check_checkpoint,
 )
 from zddm_flags.tokens import new_token
 
@@ -447,6 +452,48 @@ async def test_in_memory(world: World) -> None:
     assert await call(rows.reap, 9.9) == 1
     assert await call(rows.withdraw, [K], A) is None
     assert rows.last_summary() == LedgerSummary(1, 0, None, 0.5, 0, reaped=1)
+
+
+async def test_in_memory_for_long_jobs(world: World) -> None:
+    """Pages of stale keys, checkpoints and reset are those of the protocol, in both worlds."""
+    clock = Clock()
+    rows, call = rows_of(world, InMemoryLedger(clock=clock)), world.call
+    await call(rows.begin, [K, L], A)
+    await call(rows.end, {K: False, L: False}, A)
+    await call(rows.open_to, 0.5)
+    first, second = sorted([K, L])
+    assert await call(rows.stale_keys, None, 1) == StalePage([first], first.hex())
+    assert await call(rows.stale_keys, first.hex(), 1) == StalePage([second], second.hex())
+    assert await call(rows.stale_keys, second.hex(), 1) == StalePage([], None)
+    assert await call(rows.stale_keys) == StalePage([first, second], None)
+    assert await call(rows.save_checkpoint, "job", "data", 0)
+    clock.advance(10)
+    assert await call(rows.checkpoints) == {"job": Checkpoint("data", 1, 10.0)}
+    await call(rows.begin, [K], A)
+    assert await call(rows.reset) is False
+    assert (await call(rows.summary)).epoch == 0
+    clock.advance(1)
+    assert await call(rows.reap, 0.5) == 1
+    assert await call(rows.reset) is True
+    assert await call(rows.summary) == LedgerSummary(0, 0, None, 0.0, 1, reaped=0)
+    assert await call(rows.checkpoints) == {}
+    assert await call(rows.stale_keys) == StalePage([], None)
+    assert await call(rows.begin, [K], B) == Grant(frozenset(), 0.0, 1)
+
+
+@pytest.mark.parametrize("cursor", ["x", "0", "0g", "AB", " 00", "00\n", "0x00"])
+def test_what_is_no_cursor_is_refused(cursor: str) -> None:
+    """A cursor that no page gave raises ValueError and says so, rather than skip keys."""
+    with pytest.raises(ValueError, match=r"no cursor .* not hexadecimal"):
+        InMemoryLedger().migration("users", "xxh3-64").stale_keys(cursor)
+
+
+def test_data_of_a_checkpoint_is_in_no_error() -> None:
+    """A checkpoint that is refused is not shown: a cursor in it is a key."""
+    for data in ("secret\0", "secret\ud800", "secret" * MAX_CHECKPOINT_CHARACTERS):
+        with pytest.raises(ValueError, match="the data of a checkpoint") as refused:
+            check_checkpoint("job", data)
+        assert "secret" not in "".join(traceback.format_exception(refused.value))
 
 
 async def test_one_name_is_one_set_of_rows(world: World) -> None:

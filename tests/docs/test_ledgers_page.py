@@ -68,7 +68,7 @@ def test_the_code_runs_and_prints_what_the_page_shows(database):
     users = names["users"]
     execute(database, *statements[1].strip().split("\n"))
     with database.connect() as connection:
-        for table in ("zddm_migrations", "zddm_keys"):
+        for table in ("zddm_migrations", "zddm_keys", "zddm_checkpoints"):
             assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar() == 0
     with pytest.raises(LedgerMismatch):  # hence only when no process has a proxy of it any more
         users.write("u1", {"email": "ada@example.org", "visits": 2})

@@ -31,6 +31,7 @@ class LedgerScene(ABC):
                 self.end(self.seen, dict.fromkeys(keys, False))
         self.begin(self.seen, (BOTH,))
         self.open_to(self.seen)
+        assert self.seen.save_checkpoint("job", "data", 0)
 
     @abstractmethod
     def migration(self) -> MigrationLedger:
@@ -67,6 +68,21 @@ class LedgerScene(ABC):
     def dirty(self, ledger: MigrationLedger) -> None:
         """No dirty key is called clean."""
         assert set(ledger.dirty(KEYS)) >= set(self.reference.dirty(KEYS))
+
+    def stale_keys(self, ledger: MigrationLedger) -> None:
+        """All that is stale is given, unless the ledger says that it cannot be understood."""
+        assert set(ledger.stale_keys().keys) >= {STALE, BOTH} & set(self.reference.stale_keys(None, 9))
+
+    def checkpoints(self, ledger: MigrationLedger) -> None:
+        """What was saved is there, in a version of some time."""
+        found = ledger.checkpoints().get("job")
+        assert found is not None
+        assert found.data == "data"
+        assert not ledger.save_checkpoint("job", "other", 0)
+
+    def reset(self, ledger: MigrationLedger) -> None:
+        """Nothing is forgotten while a token is pending."""
+        assert not ledger.reset()
 
     def reap(self, ledger: MigrationLedger) -> None:
         """No token is taken from who may still use it, which is for an hour."""

@@ -55,7 +55,7 @@ class Scene(LedgerScene):
 
     def forget(self) -> None:
         """Remove all that there is."""
-        self.client.delete(*map(self.place, ("meta", "entries", "pending", "tokens")))
+        self.client.delete(*map(self.place, ("meta", "entries", "pending", "tokens", "checkpoints")))
 
     def summary(self, ledger: MigrationLedger) -> None:
         summary = ledger.summary()
@@ -105,6 +105,9 @@ CALLS: dict[str, Callable[[Scene, MigrationLedger], None]] = {
     "dirty": Scene.dirty,
     "reap": Scene.reap,
     "summary": Scene.summary,
+    "stale_keys": Scene.stale_keys,
+    "reset": Scene.reset,
+    "checkpoints": Scene.checkpoints,
 }
 
 values = st.one_of(

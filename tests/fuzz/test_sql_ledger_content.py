@@ -131,8 +131,11 @@ CALLS: dict[str, Callable[[Scene, MigrationLedger], None]] = {
     "dirty": Scene.dirty,
     "reap": Scene.reap,
     "summary": Scene.summary,
+    "stale_keys": Scene.stale_keys,
+    "reset": Scene.reset,
+    "checkpoints": Scene.checkpoints,
 }
-QUESTIONS = ("begin", "begin_copy", "dirty", "open_to", "reap", "summary")  # end and withdraw look at keys alone
+QUESTIONS = tuple(call for call in CALLS if call not in {"end", "withdraw"})  # end and withdraw look at keys alone
 
 values = st.one_of(
     st.none(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -315,12 +316,21 @@ class _Migration:
                 await _execute(connection, ("COMMIT" if cleared else "ROLLBACK", ()))
                 _check_committed(connection)
             except BaseException:
-                # Whoever was given this connection next would be inside of the transaction.
-                await connection.invalidate()
+                await self._abandon(connection)
                 raise
         if cleared:
             self._last = LedgerSummary(0, 0, None, 0.0, found.epoch + 1)
         return cleared
+
+    async def _abandon(self, connection: AsyncConnection) -> None:
+        """End a transaction as it may be, and the connection: whoever had it next would be inside of it."""
+        try:
+            if self._engine.dialect.name == "sqlite":
+                # SQLite keeps a file locked that was closed while a cursor was open, which a traceback may hold.
+                with suppress(Exception):
+                    await _execute(connection, ("ROLLBACK", ()))
+        finally:
+            await connection.invalidate()
 
     async def _make_pending(
         self, change: Callable[..., Statement], keys: Sequence[bytes], mark: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -316,12 +317,21 @@ class _Migration:
                 _execute(connection, ("COMMIT" if cleared else "ROLLBACK", ()))
                 _check_committed(connection)
             except BaseException:
-                # Whoever was given this connection next would be inside of the transaction.
-                connection.invalidate()
+                self._abandon(connection)
                 raise
         if cleared:
             self._last = LedgerSummary(0, 0, None, 0.0, found.epoch + 1)
         return cleared
+
+    def _abandon(self, connection: Connection) -> None:
+        """End a transaction as it may be, and the connection: whoever had it next would be inside of it."""
+        try:
+            if self._engine.dialect.name == "sqlite":
+                # SQLite keeps a file locked that was closed while a cursor was open, which a traceback may hold.
+                with suppress(Exception):
+                    _execute(connection, ("ROLLBACK", ()))
+        finally:
+            connection.invalidate()
 
     def _make_pending(self, change: Callable[..., Statement], keys: Sequence[bytes], mark: str) -> LedgerRows:
         """Issue `change` once, then ask what the ledger holds.
