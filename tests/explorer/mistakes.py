@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from tests.explorer import scenarios
 from zddm_flags import AsyncProxy
+from zddm_flags._async.migration import Copied, CopyRules
 from zddm_flags.errors import LedgerUnavailable
 from zddm_flags.ledger import CopyGrant, Grant, LedgerTable
 from zddm_flags.testing import Fault, Scenario
@@ -91,10 +92,10 @@ class SkipsTheDeleteAfterAMiss(AsyncProxy[str, str]):
         return await super()._read_old_and_copy(wanted, besides, dirty, operation)
 
     async def _copy(
-        self, granted: Any, values: Any, grant: CopyGrant, token: bytes, deadline: Any
-    ) -> dict[bytes, str]:
+        self, granted: Any, values: Any, grant: CopyGrant, token: bytes, deadline: Any, rules: CopyRules
+    ) -> Copied[str, str]:
         grant = grant._replace(stale=grant.stale & self._dirty)
-        return await super()._copy(granted, values, grant, token, deadline)
+        return await super()._copy(granted, values, grant, token, deadline, rules)
 
 
 class TrustsACachedOpened(AsyncProxy[str, str]):
@@ -107,8 +108,8 @@ class TrustsACachedOpened(AsyncProxy[str, str]):
 class CopiesBeforeItOpens(AsyncProxy[str, str]):
     """Writes New without telling the ledger first how far it opens."""
 
-    async def _admitted(self, located: Any, grant: Any) -> Any:
-        return await super()._admitted(located, grant._replace(opened=1.0))
+    async def _admitted(self, located: Any, grant: Any, *, everything: bool = False) -> Any:
+        return await super()._admitted(located, grant._replace(opened=1.0), everything=everything)
 
 
 class AsksNewBeforeTheLedger(AsyncProxy[str, str]):
@@ -199,9 +200,9 @@ class WithdrawsAfterOldWasWritten(AsyncProxy[str, str]):
 class WithdrawsWhereItIsCancelled(_KnowsItsToken):
     """Takes its token back where it is cancelled while it opens New wider (H4)."""
 
-    async def _admitted(self, located: Any, grant: Any) -> Any:
+    async def _admitted(self, located: Any, grant: Any, *, everything: bool = False) -> Any:
         try:
-            return await super()._admitted(located, grant)
+            return await super()._admitted(located, grant, everything=everything)
         except BaseException:
             await self._withdraw(located, self._token)
             raise

@@ -31,9 +31,9 @@ class Lock:
 
 
 class WaitsForALock(AsyncProxy[str, str]):
-    async def _admitted(self, located: Any, grant: Any) -> Any:
+    async def _admitted(self, *arguments: Any, **named: Any) -> Any:
         await Lock()
-        return await super()._admitted(located, grant)
+        return await super()._admitted(*arguments, **named)
 
 
 def test_blocked_run_is_reported() -> None:
@@ -45,7 +45,7 @@ def test_blocked_run_is_reported() -> None:
 
 
 class Trips(AsyncProxy[str, str]):
-    async def _admitted(self, located: Any, grant: Any) -> Any:
+    async def _admitted(self, *arguments: Any, **named: Any) -> Any:
         raise KeyError("no such thing")
 
 
