@@ -17,9 +17,11 @@ from sqlalchemy import (
     Delete,
     Executable,
     Integer,
+    LargeBinary,
     Row,
     Select,
     Table,
+    Text,
     UniqueConstraint,
     and_,
     bindparam,
@@ -31,6 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Dialect
+from sqlalchemy.types import BIGINT, INTEGER, SMALLINT, TEXT, VARCHAR, BigInteger, SmallInteger, String, TypeEngine
 
 from zddm_flags.errors import Unsupported
 
@@ -41,6 +44,14 @@ Parameters = dict[str, Any]
 
 DIALECTS = {"sqlite", "postgresql", "mysql", "mariadb"}
 PARAMETERS_PER_STATEMENT = 900  # below 999, the lowest limit of any SQLite that is in use
+KEYS_PER_ARRAY = 5000
+ARRAY_MEMBERS: Mapping[type[TypeEngine[Any]], type[TypeEngine[Any]]] = {
+    **{kind: kind for kind in (SmallInteger, Integer, BigInteger, SMALLINT, INTEGER, BIGINT)},
+    # Without a length, which a cast to an array would cut a longer key to: it would be another key then.
+    **dict.fromkeys((String, Text, VARCHAR, TEXT), Text),
+    **dict.fromkeys((LargeBinary, postgresql.BYTEA), LargeBinary),
+}
+"""Types of a key column, as written, and what members an array has in PostgreSQL to be compared with it."""
 
 
 class MappedTable:
@@ -61,11 +72,17 @@ class MappedTable:
         self.values = self._shape.columns
         if self._mysql:
             self._check_other_unique()
-        self.rows_per_statement = PARAMETERS_PER_STATEMENT // len(self.keys)
+        array = self._array_of_keys()
+        self.rows_per_statement = (
+            KEYS_PER_ARRAY if array is not None else PARAMETERS_PER_STATEMENT // len(self.keys)
+        )
 
         columns = select(*self.keys, *self.values)
         here = and_(*(column == bind for column, bind in zip(self.keys, self._binds("k"), strict=True)))
         among = self._key_expression().in_(bindparam("keys", expanding=True))
+        if array is not None:
+            # One parameter and one text, whatever the number of keys: a third of the time of a thousand of them.
+            among = self.keys[0] == func.any(bindparam("keys", type_=array))
         self.read: Select[Any] = columns.where(here)
         self.read_many: Select[Any] = columns.where(among)
         self.delete: Delete = delete(table).where(here)
@@ -158,6 +175,13 @@ class MappedTable:
 
     def _key_expression(self) -> Any:
         return self.keys[0] if len(self.keys) == 1 else tuple_(*self.keys)
+
+    def _array_of_keys(self) -> TypeEngine[Any] | None:
+        """The type of an array of keys, where the database compares with its members as with single parameters."""
+        kind = type(self.keys[0].type)
+        if self._dialect != "postgresql" or len(self.keys) > 1 or kind not in ARRAY_MEMBERS:
+            return None
+        return postgresql.ARRAY(ARRAY_MEMBERS[kind]())
 
     def _beyond(self, prefix: str) -> ColumnElement[bool]:
         """Whether a row's key is after that of the parameters, in the order of the key columns."""

@@ -391,6 +391,15 @@ class TestKeys:
             assert "ecret" not in str(caught.value)
         assert await settle(adapter.read_many(["Secret"])) == {"Secret": 1}
 
+    async def test_a_key_longer_than_its_column_is_absent(self, world):
+        """A key that its column has no room for is another key than the one that its beginning is."""
+        table = world.table(Column("id", String(3), primary_key=True), Column("value", Integer, nullable=False))
+        adapter = world.adapter(table, value="value")
+        await settle(adapter.write("abc", 1))
+        await settle(adapter.delete_many(["abcd", "abce"]))
+        assert await settle(adapter.read_many(["abcd", "abc", "abce"])) == {"abc": 1}
+        assert await settle(adapter.read_many(["abcd", "abce"])) == {}
+
 
 class TestValues:
     async def test_dataclass(self, world, users):

@@ -252,13 +252,16 @@ class AsyncRedisAdapter(Generic[K, V]):
         if not names:
             return []
         found: list[bytes | None]
+        is_cross_slot = False
         try:
             found = await self._client.mget(names)
         except ClusterCrossSlotError:  # from a client of one of a cluster's servers, which is how they are scanned
+            is_cross_slot = True
             found = [None] * len(names)
         absent = [place for place, data in enumerate(found) if data is None]
-        if absent:
-            # MGET answers nil for a list or a hash as well, and what is there must not read as absent.
+        # MGET answers nil for a list or a hash as well, and what is there must not read as absent. Mostly nothing
+        # is there, which one command tells of all of them.
+        if absent and (is_cross_slot or await self._client.exists(*(names[place] for place in absent))):
             together = self._client.pipeline(transaction=False)
             for place in absent:
                 together.get(names[place])
