@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 import re
+import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -187,14 +188,19 @@ class LedgerRows(NamedTuple):
     keys: dict[bytes, KeyRow]
 
     @classmethod
-    def of(cls, rows: Iterable[Sequence[Any]]) -> LedgerRows | None:
-        """From the rows of `LedgerTables.select`; None where the migration has no row."""
+    def of(cls, rows: Iterable[Sequence[Any]], answered: Iterable[Sequence[Any]] = ()) -> LedgerRows | None:
+        """From the rows of `LedgerTables.select`; None where the migration has no row.
+
+        `answered` are further rows of keys, which a change answered with.
+        """
         found: LedgerRows | None = None
         for *own, key, pending, stale, contended, oldest in rows:
             if found is None:
                 found = cls._make([*own, {}])
             if key is not None:
                 found.keys[key] = KeyRow(pending, stale, contended, oldest)
+        if found is not None:
+            found.keys.update((key, KeyRow(*row)) for key, *row in answered)
         return found
 
     def is_whole(self) -> bool:
@@ -267,6 +273,7 @@ class LedgerTables:
             raise ValueError("schema= must be the name of a schema, without a percent sign")
         self._postgresql, self._sqlite = dialect.name == "postgresql", dialect.name == "sqlite"
         self._mysql = not (self._postgresql or self._sqlite)
+        self._returns = self._postgresql or (self._sqlite and sqlite3.sqlite_version_info >= (3, 35))
         self.schema = schema
         self.migrations_name, self.keys_name = f"{prefix}_migrations", f"{prefix}_keys"
         self.checkpoints_name = f"{prefix}_checkpoints"
@@ -308,14 +315,14 @@ class LedgerTables:
         return self._add(migration, keys, mark, changes)
 
     def begin_copy(self, migration: str, keys: Sequence[bytes], mark: str) -> Statement:
-        """Make the token pending on each key that has none."""
+        """Make the token pending on each key that has none. Where it can, it answers with the rows of these."""
         # By both columns, so that nobody is given a key whose tokens something else removed from one of them.
         empty = f"length({self._held}.pending) = 0"
         free = f"{empty} AND {self._held}.oldest IS NULL"
         if not self._mysql:
-            return self._add(
-                migration, keys, mark, [f"oldest = {self._now}", f"pending = {self._entry}"], f" WHERE {free}"
-            )
+            answer = f" RETURNING {self._key}, pending, stale, contended, oldest" if self._returns else ""
+            changes = [f"oldest = {self._now}", f"pending = {self._entry}"]
+            return self._add(migration, keys, mark, changes, f" WHERE {free}{answer}")
         changes = [
             f"oldest = CASE WHEN {free} THEN {self._now} ELSE oldest END",
             f"pending = CASE WHEN {empty} AND oldest = {self._now} THEN {self._entry} ELSE pending END",

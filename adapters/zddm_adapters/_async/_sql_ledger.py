@@ -335,7 +335,7 @@ class _Migration:
     async def _make_pending(
         self, change: Callable[..., Statement], keys: Sequence[bytes], mark: str
     ) -> LedgerRows:
-        """Issue `change` once, then ask what the ledger holds.
+        """Issue `change` once, then ask what the ledger holds. What it answers with is not asked for.
 
         `opened` must not be older than the token (H8). One statement could not see to that: in PostgreSQL it sees
         the tables as they were before it waited for a row's lock. So the question is a statement of its own, which
@@ -347,15 +347,21 @@ class _Migration:
         ordered = checked_keys(keys)
         issued = done = 0
         rows: list[Any] = []
+        answered: list[Any] = []
+        to_ask: list[Sequence[bytes]] = []
         try:
             await self._first_use()
             async with self._engine.connect() as connection:
                 for chunk in chunks(ordered):
                     issued += 1
-                    await connection.exec_driver_sql(*change(self._name, chunk, mark))
+                    result = await connection.exec_driver_sql(*change(self._name, chunk, mark))
+                    if result.returns_rows:
+                        answered += result.all()
+                    else:
+                        to_ask.append(chunk)
                     done += 1
                     _check_committed(connection)
-                for chunk in chunks(ordered) if ordered else [()]:
+                for chunk in to_ask or [()]:
                     rows += (await connection.exec_driver_sql(*self._tables.select(self._name, chunk))).all()
         except (LedgerMismatch, Unsupported):
             raise
@@ -368,7 +374,7 @@ class _Migration:
             if (issued, done) == (1, 0) and isinstance(error, DBAPIError) and certainly_not_applied(error):
                 raise NotApplied("the ledger's database refused the statement") from error
             raise
-        return self._checked(LedgerRows.of(rows))
+        return self._checked(LedgerRows.of(rows, answered))
 
     async def _rows(self, statement: Statement) -> LedgerRows:
         return self._checked(LedgerRows.of((await self._repeatable(statement)).rows))
