@@ -13,6 +13,7 @@
          ├─ LedgerNotShared                 a job that many processes see needs a ledger that they share
          ├─ CorruptCheckpoint               what a job kept in the ledger cannot be understood
          ├─ Superseded                      another process took the job over
+         ├─ ExecutorFailed                  what runs a job's parts elsewhere lost a worker, or cannot run them
          ├─ ResetRefused                    the ledger must not be cleared now; nothing was
          ├─ OperationTimedOut               the time for the operation ran out before Old was written
          ├─ ProxyClosed                     an operation on a proxy after close()
@@ -27,6 +28,7 @@ What a store raises is not wrapped: an error of Old reaches the caller as it is,
 __all__ = [
     "BadTarget",
     "CorruptCheckpoint",
+    "ExecutorFailed",
     "GateIsLive",
     "InvalidKey",
     "InvalidRollout",
@@ -85,6 +87,10 @@ class CorruptCheckpoint(ZddmError):
 
 class Superseded(ZddmError):
     """Another process has taken this job over, and goes on from where this one was. Nothing is lost."""
+
+
+class ExecutorFailed(ZddmError):
+    """What runs the parts of a job elsewhere lost a worker, or cannot run them; the message says how to go on."""
 
 
 class ResetRefused(ZddmError):

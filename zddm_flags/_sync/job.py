@@ -10,11 +10,12 @@ begins; the other finds out when it saves a page, or begins a part, and ends wit
 
 from __future__ import annotations
 
+import pickle
 import time
 from abc import abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -23,7 +24,7 @@ from typing import Any, TypeVar
 from zddm_flags._sync._world import together
 from zddm_flags._sync.bulk import Bulk
 from zddm_flags._sync.work import LOOK_SECONDS, Stopped, Work
-from zddm_flags.errors import LedgerNotShared, Superseded
+from zddm_flags.errors import ExecutorFailed, LedgerMismatch, LedgerNotShared, Superseded
 from zddm_flags.jobs import JobName, JobState, Part, Plan, Progress, Range, new_run, part_name, saved_plan
 from zddm_flags.ledger import Checkpoint
 from zddm_flags.remote import RemotePart, run_part
@@ -35,6 +36,11 @@ V = TypeVar("V")
 ROWS_PER_PART = 50_000
 """Keys in a part, where Old says how many it holds: over a second of work, on any store."""
 MOST_PARTS = 1000
+FOLLOW_SECONDS = 1.0
+"""How often who waits for parts that are done elsewhere reads how far they are."""
+HELD_SECONDS = 5.0
+"""How often who does a part for another looks, while it saves no page, whether that one still waits for it."""
+FENCE_ATTEMPTS = 20
 
 
 class Job(Work[K, V]):
@@ -49,8 +55,11 @@ class Job(Work[K, V]):
             `backfill_per_second` lowers it, live.
         restart: begin anew, whatever an earlier run left.
         patience_seconds: for how long a store or the ledger may fail, at a stretch, before the job raises.
-        executor: runs the parts, in other threads, processes or machines. Needs `target`.
+        executor: runs the parts, in other threads, processes or machines. Needs `target`, and a ledger that is
+            shared. What else the job is given, as a `Comparison`, is sent there: it must be possible to pickle it.
         target: `module:attribute` of the proxy, or of a function that makes it, for who runs the parts elsewhere.
+            Each process makes one, and keeps it. Where the executor runs threads of this process, name a function
+            that makes an `Proxy`, not this one: theirs belongs to another event loop.
         clock: monotonic seconds; for tests.
 
     Raises:
@@ -93,6 +102,8 @@ class Job(Work[K, V]):
         self._versions: dict[str, int] = {}
         self._parts: dict[int, Part] = {}
         self._rows_before = 0
+        self._elsewhere: frozenset[int] = frozenset()  # parts that others may be at when this run ends early
+        self._look_at: float | None = None  # None: nobody waits for this elsewhere
         self.resumed = False
 
     # -- what a job is ----------------------------------------------------------------------------------------
@@ -153,10 +164,8 @@ class Job(Work[K, V]):
     def _run(self) -> Plan:
         """Do it, or go on with it; returns the plan as it is then."""
         self._proxy.check_can_scan(self.name)
-        if self._executor is not None and not self._proxy.ledger_is_shared:
-            raise LedgerNotShared(
-                "what runs elsewhere sees the ledger only if it is shared: RedisLedger, SqlAlchemyLedger"
-            )
+        if self._executor is not None:
+            self._check_can_be_sent()
         try:
             self._before_plan()
             self._began = self._clock()
@@ -175,13 +184,13 @@ class Job(Work[K, V]):
                 self._have_worked_off(plan, self._executor, self._target or "")
         except Stopped:
             pass
-        except Superseded:
+        except (Superseded, GeneratorExit):
             raise
-        except Exception:
+        except BaseException:
             with suppress(Exception):  # what matters is the error
-                self._proxy.ledger.save_checkpoint(
-                    self.name, self._ended(plan, "stopped").dump(), self._versions[self.name]
-                )
+                data = self._ended(plan, "stopped").dump()
+                if self._proxy.ledger.save_checkpoint(self.name, data, self._versions[self.name]):
+                    self._fence_off(plan)
             raise
         finally:
             self._waiting = None
@@ -192,6 +201,8 @@ class Job(Work[K, V]):
         except Stopped:  # the ledger fails: to it the run goes on, and so will the next one
             plan = replace(plan, state="stopped")
         self._plan = plan
+        with suppress(Exception):  # nothing is lost: they go on, until the next run takes the parts over
+            self._fence_off(plan)
         return plan
 
     def _take_over_plan(self) -> Plan:
@@ -267,9 +278,7 @@ class Job(Work[K, V]):
 
     def _take_over_part(self, plan: Plan, number: int) -> Part:
         kept = self._persistently(self._proxy.ledger.checkpoints)
-        current = saved_plan(self.name, kept)
-        if current is None or current.run != plan.run or current.owner != self._plan_owner:
-            raise _superseded(self.name)
+        self._check_plan(plan, kept)
         self._know_parts(plan, {name: each for name, each in kept.items() if name == part_name(self.name, number)})
         part = replace(self._part(number), owner=self._owner)
         if not part.done:
@@ -277,78 +286,178 @@ class Job(Work[K, V]):
         self._parts[number] = part
         return part
 
+    def _check_plan(self, plan: Plan, kept: Mapping[str, Checkpoint]) -> None:
+        """Raises Superseded where the run is another's by now, or was stopped."""
+        current = saved_plan(self.name, kept)
+        asked = (plan.run, self._plan_owner, "running")
+        if current is None or (current.run, current.owner, current.state) != asked:
+            raise _superseded(self.name)
+
     def _save(self, name: str, data: str) -> None:
         version = self._versions.get(name, 0)
         if not self._persistently(partial(self._proxy.ledger.save_checkpoint, name, data, version)):
             raise _superseded(self.name)
         self._versions[name] = version + 1
+        if self._look_at is not None:
+            self._look_at = self._clock() + HELD_SECONDS
 
     # -- elsewhere --------------------------------------------------------------------------------------------
 
+    def _check_can_be_sent(self) -> None:
+        """Raises what says that parts cannot be done elsewhere, before any of them is begun."""
+        if not self._proxy.ledger_is_shared:
+            raise LedgerNotShared(
+                "what runs elsewhere sees the ledger only if it is shared: RedisLedger, SqlAlchemyLedger"
+            )
+        try:
+            pickle.dumps(dict(self._options()))
+        except Exception as error:
+            raise TypeError(
+                f"a {self.name} with executor= is sent to who runs its parts, and an argument of it cannot be: a "
+                "function, as Comparison.equal, has to stand in a module, by its name"
+            ) from error
+
     def _have_worked_off(self, plan: Plan, executor: Executor, target: str) -> None:
-        """Let the executor do the parts, at most `workers` at a time, and follow how far they are."""
+        """Let the executor do the parts, at most `workers` at a time, and follow how far they are.
+
+        What counts is what the ledger has of a part, not what became of a call. Where an executor lost sight of a
+        worker and has its part done again, either of the two may end as superseded by the other.
+        """
         todo = deque(number for number in range(len(plan.ranges)) if not self._part(number).done)
-        running: set[Future[None]] = set()
+        sharing = min(self._workers, len(todo))
+        running: dict[Future[None], RemotePart] = {}
+        look_at = self._clock() + FOLLOW_SECONDS
         try:
             while todo or running:
+                while todo and len(running) < self._workers and not self._stopper.stopped:
+                    part = self._remote(target, plan, todo.popleft(), sharing)
+                    self._elsewhere |= {part.number}
+                    running[_submitted(executor, part)] = part
+                self._stopper.wait(LOOK_SECONDS)
                 if self._stopper.stopped:
                     raise Stopped
-                while todo and len(running) < self._workers:
-                    running.add(executor.submit(run_part, self._remote(target, plan, todo.popleft())))
-                for call in [each for each in running if each.done()]:
-                    running.remove(call)
-                    call.result()
-                self._stopper.wait(LOOK_SECONDS)
-                self._know_parts(plan, self._persistently(self._proxy.ledger.checkpoints))
-        except BaseException:
+                ended = [call for call in running if call.done()]
+                if ended or self._clock() >= look_at:
+                    kept = self._persistently(self._proxy.ledger.checkpoints)
+                    self._check_plan(plan, kept)
+                    self._know_parts(plan, kept)
+                    look_at = self._clock() + FOLLOW_SECONDS
+                for call in ended:
+                    part = running.pop(call)
+                    if not self._part(part.number).done:
+                        self._judge(call, part)
+                        todo.appendleft(part.number)
+                    self._elsewhere -= {part.number}
+        finally:
             for call in running:
                 call.cancel()
-            self._fence_off(plan)
-            raise
 
-    def _remote(self, target: str, plan: Plan, number: int) -> RemotePart:
-        share = None if self._per_second is None else self._per_second / self._workers
+    def _remote(self, target: str, plan: Plan, number: int, sharing: int) -> RemotePart:
         return RemotePart(
             job=self.name,
             target=target,
             owner=plan.owner,
             number=number,
+            version=self._versions.get(part_name(self.name, number), 0),
             options={
                 **self._options(),
                 "page_size": self._page_size,
-                "per_second": share,
+                "per_second": None if self._per_second is None else self._per_second / sharing,
                 "patience_seconds": self._patience_seconds,
             },
-            workers=self._workers,
+            sharing=sharing,
         )
+
+    def _judge(self, call: Future[None], part: RemotePart) -> None:
+        """Raises what ended the call, unless it is worth another: the part is not done, by the ledger."""
+        if call.cancelled():
+            raise ExecutorFailed(f"the executor cancelled a part of the {self.name}. {_GO_ON}")
+        error = call.exception()
+        if isinstance(error, BrokenExecutor):
+            raise _worker_lost(self.name) from error
+        if error is not None and not isinstance(
+            error, Exception
+        ):  # as SystemExit, which must not end this process
+            name = type(error).__name__
+            raise ExecutorFailed(f"a part of the {self.name} ended with {name}. {_GO_ON}") from error
+        if error is not None and not isinstance(error, Superseded):
+            raise error
+        if self._versions.get(part_name(self.name, part.number), 0) == part.version:
+            raise LedgerMismatch(
+                f"who runs the parts found no such {self.name}: the proxy that {part.target} names there has "
+                "another ledger than this one, or another name"
+            )
 
     def _options(self) -> Mapping[str, Any]:
         """What makes a job like this one elsewhere, beside what all jobs have."""
         return {}
 
     def _fence_off(self, plan: Plan) -> None:
-        """Take the plan and the parts from who works on them elsewhere: they end with their next page."""
-        kept = self._persistently(self._proxy.ledger.checkpoints)
-        self._know_parts(plan, kept)
-        for number, part in self._parts.items():
-            if not part.done:
-                name = part_name(self.name, number)
-                self._proxy.ledger.save_checkpoint(
-                    name, replace(part, owner=self._owner).dump(), self._versions[name]
-                )
+        """Take the parts that others may still be at from them, so that they end with their next page.
 
-    def run_part(self, number: int, owner: str, workers: int) -> None:
+        The plan is not running any more, so that nobody begins one of them. May fail.
+        """
+        left = set(self._elsewhere)
+        for _ in range(FENCE_ATTEMPTS):  # each is in vain where a page is saved in the middle of it
+            if not left:
+                return
+            kept = self._proxy.ledger.checkpoints()
+            self._know_parts(plan, kept)
+            for number in tuple(left):
+                part, name = self._part(number), part_name(self.name, number)
+                data = replace(part, owner=self._owner).dump()
+                version = self._versions.get(name, 0)
+                if part.done or self._proxy.ledger.save_checkpoint(name, data, version):
+                    left.discard(number)
+
+    def run_part(self, number: int, owner: str, sharing: int) -> None:
         """Do one part of the run that the ledger has the plan of, for `owner`, who waits for it.
 
-        `workers` is how many do so at a time: they share what the flag allows in a second.
+        `sharing` is how many parts are done at a time: they share what the flag allows in a second.
         """
+        if not self._proxy.ledger_is_shared:
+            raise LedgerNotShared("the proxy of who runs a part needs the ledger of who waits for it")
         self._plan_owner = owner
-        self._sharing = workers
+        self._sharing = sharing
+        self._paced_at = None  # not yet, so that it is paced as a part
+        self._look_at = self._clock() + HELD_SECONDS
         kept = self._persistently(self._proxy.ledger.checkpoints)
         self._plan = saved_plan(self.name, kept)
-        if self._plan is None or self._plan.owner != owner:
+        if self._plan is None:
             raise _superseded(self.name)
         self._do_part(number)
+
+    def _wait(self, seconds: float, why: str) -> None:
+        super()._wait(seconds, why)
+        if self._look_at is None or self._plan is None or self._clock() < self._look_at:
+            return
+        self._look_at = self._clock() + HELD_SECONDS
+        try:
+            kept = self._proxy.ledger.checkpoints()
+        except Exception:  # who waits is patient with the ledger, or soon calls it
+            return
+        self._check_plan(self._plan, kept)
+        for number, part in self._parts.items():
+            name = part_name(self.name, number)
+            mine = part.owner == self._owner
+            if mine and (name not in kept or Part.load(name, kept[name].data).owner != self._owner):
+                raise _superseded(self.name)
+
+
+def _submitted(executor: Executor, part: RemotePart) -> Future[None]:
+    try:
+        return executor.submit(run_part, part)
+    except BrokenExecutor as error:
+        raise _worker_lost(part.job) from error
+
+
+_GO_ON = (
+    "Nothing is lost but the pages that were in progress: run it again, and it goes on from the last ones saved"
+)
+
+
+def _worker_lost(name: str) -> ExecutorFailed:
+    return ExecutorFailed(f"the executor of the {name} lost a worker, and takes no more work. {_GO_ON}")
 
 
 def _superseded(name: str) -> Superseded:

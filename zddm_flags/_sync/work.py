@@ -33,7 +33,7 @@ class Stopped(Exception):
 class Work(Generic[K, V]):
     """The part of a job that waits. Its arguments are those of `Job`."""
 
-    _sharing = 1  # how many share what the flag allows in a second
+    _sharing: int | None = None  # how many parts share what the flag allows in a second; None: this is no part
 
     def __init__(
         self,
@@ -74,13 +74,15 @@ class Work(Generic[K, V]):
         while True:
             live = self._proxy.gate.decision.rollout.backfill_per_second
             if live is not None:
-                live /= self._sharing
+                live /= self._sharing or 1
             if live == 0:
                 self._wait(LOOK_SECONDS, "the flag's backfill_per_second is 0")
                 continue
             per_second = min((rate for rate in (live, self._per_second) if rate is not None), default=None)
             if per_second != self._paced_at:
                 self._pace, self._paced_at = Pace(per_second, self._clock), per_second
+                if self._sharing is not None and per_second is not None:
+                    self._pace.take(int(per_second) or 1)  # the part before may have used up this second
             if per_second is None:
                 return self._page_size
             # A page is what comes in a quarter of a second, so that a low rate is not a rare burst.
