@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from zddm_flags import TrafficGate
+from zddm_flags._async.bulk import Confirmed, CopyOutcome, Difference
+from zddm_flags._async.changes import Located
 from zddm_flags.protocols import AsyncStorageAdapter
 
 
@@ -51,3 +54,31 @@ class PlainProxy:
 
     async def do_background_work(self) -> int:
         return 0
+
+    def locate(self, keys: Collection[str]) -> tuple[list[Located[str]], list[Located[str]]]:
+        return [Located(*self._gate.locate(key), key) for key in keys], []
+
+    async def copy_keys(self, job: str, located: Sequence[Located[str]], rules: Any) -> dict[bytes, CopyOutcome]:
+        del job, rules
+        outcomes: dict[bytes, CopyOutcome] = {}
+        for each in located:
+            value = await self._old.read(each.key)
+            if value is not None:
+                await self._new.write(each.key, value)
+            outcomes[each.name] = "absent" if value is None else "copied"
+        return outcomes
+
+    async def confirm(self, located: Sequence[Located[str]], comparison: Any, *, mark: bool) -> Confirmed:
+        del comparison, mark
+        different: list[Difference] = []
+        for each in located:
+            held = await self._old.read(each.key)
+            found = await self._new.read(each.key)
+            if found is not None and held != found:
+                kind = "extra" if held is None else "changed"
+                different.append(Difference(each.name, each.hash, kind, (), stale=False))
+        names = frozenset(each.name for each in located) - {each.name for each in different}
+        return Confirmed(names, different, frozenset(), frozenset())
+
+    async def reset_ledger(self, *, new_was_emptied: bool) -> None:
+        del new_was_emptied

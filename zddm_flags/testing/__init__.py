@@ -4,6 +4,7 @@ from zddm_flags.testing.explore import explore
 from zddm_flags.testing.flag_server import FlagServer
 from zddm_flags.testing.scenario import (
     Advance,
+    BackfillPage,
     BackgroundWork,
     Crash,
     Delete,
@@ -17,9 +18,12 @@ from zddm_flags.testing.scenario import (
     Read,
     ReadMany,
     Recovery,
+    RepairPage,
+    ResetLedger,
     Scenario,
     SetRate,
     Step,
+    VerifyPage,
     Violation,
     Write,
     WriteMany,
@@ -27,6 +31,7 @@ from zddm_flags.testing.scenario import (
 
 __all__ = [
     "Advance",
+    "BackfillPage",
     "BackgroundWork",
     "Crash",
     "Delete",
@@ -41,9 +46,12 @@ __all__ = [
     "Read",
     "ReadMany",
     "Recovery",
+    "RepairPage",
+    "ResetLedger",
     "Scenario",
     "SetRate",
     "Step",
+    "VerifyPage",
     "Violation",
     "Write",
     "WriteMany",

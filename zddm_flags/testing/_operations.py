@@ -13,8 +13,11 @@ from asyncio import CancelledError
 from collections.abc import Collection, Coroutine, Generator, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
 
+from zddm_flags._async.migration import CopyRules
+from zddm_flags.comparison import Comparison
 from zddm_flags.errors import NotApplied, ZddmError
 from zddm_flags.gate import Decision, TrafficGate
+from zddm_flags.guard import GuardOpen
 from zddm_flags.ledger import (
     AsyncMigrationLedger,
     Checkpoint,
@@ -24,9 +27,10 @@ from zddm_flags.ledger import (
     Opening,
     StalePage,
 )
-from zddm_flags.protocols import StoreInfo
+from zddm_flags.protocols import Page, StoreInfo
 from zddm_flags.rollout import Rollout, StaticSource
 from zddm_flags.testing.scenario import (
+    BackfillPage,
     BackgroundWork,
     Delete,
     MakeProxy,
@@ -34,7 +38,10 @@ from zddm_flags.testing.scenario import (
     Operation,
     Read,
     ReadMany,
+    RepairPage,
+    ResetLedger,
     Scenario,
+    VerifyPage,
     Write,
     WriteMany,
 )
@@ -57,7 +64,7 @@ class Call(NamedTuple):
     @property
     def changes(self) -> bool:
         """Whether it has an effect, which may come late."""
-        return self.method not in ("read", "read_many", "dirty", "alone")
+        return self.method not in ("read", "read_many", "scan", "dirty", "alone", "stale_keys")
 
     def __await__(self) -> Generator[Call, Any, Any]:
         return (yield self)
@@ -74,7 +81,7 @@ class Call(NamedTuple):
                 words = [f"{name[1:].decode()}: {'ok' if ok else 'not ok'}" for name, ok in self.items]
             case "begin" | "begin_copy" | "withdraw" | "dirty" | "alone":
                 words = [name[1:].decode() for name in self.items]
-            case "reap":
+            case "reap" | "scan" | "stale_keys":
                 words = []
             case _:
                 words = [str(item) for item in self.items]
@@ -176,7 +183,7 @@ class _StoreAdapter:
 
     def __init__(self, name: str, without: Collection[str]) -> None:
         self._name = name
-        for method in ("read_many", "write_many", "delete", "delete_many"):
+        for method in ("read_many", "write_many", "delete", "delete_many", "scan"):
             if f"{name}.{method}" in without:
                 setattr(self, method, None)
 
@@ -201,6 +208,10 @@ class _StoreAdapter:
 
     async def delete_many(self, keys: Sequence[str]) -> None:
         await Call(self._name, "delete_many", tuple((key, None) for key in keys))
+
+    async def scan(self, cursor: str | None, limit: int) -> Page[str, str]:
+        items: tuple[tuple[str, str], ...] = await Call(self._name, "scan", (cursor, limit + 1))
+        return Page(items[:limit], items[limit - 1][0] if len(items) > limit else None)
 
 
 class _LedgerAdapter:
@@ -248,10 +259,17 @@ class _LedgerAdapter:
     def last_summary(self) -> LedgerSummary:
         return LedgerSummary(0, 0, None, 0.0, 0)
 
-    # What only long jobs ask, which no scenario has.
-
     async def stale_keys(self, cursor: str | None = None, limit: int = 1000) -> StalePage:
-        raise NotImplementedError
+        if cursor is not None:
+            raise NotImplementedError
+        found: tuple[bytes, ...] = await Call("ledger", "stale_keys", (limit,))
+        return StalePage(found, None)
+
+    async def reset(self) -> bool:
+        was_reset: bool = await Call("ledger", "reset", ())
+        return was_reset
+
+    # What only long jobs ask, of which a scenario has single pages.
 
     async def checkpoints(self) -> Mapping[str, Checkpoint]:
         raise NotImplementedError
@@ -259,8 +277,29 @@ class _LedgerAdapter:
     async def save_checkpoint(self, name: str, data: str, version: int) -> bool:
         raise NotImplementedError
 
-    async def reset(self) -> bool:
-        raise NotImplementedError
+
+async def _copied(proxy: Any, step: BackfillPage | RepairPage) -> dict[str, str | None]:
+    """What came of each key of a page that a job copies."""
+    located, _ = proxy.locate(step.keys)
+    if isinstance(step, BackfillPage):
+        outcomes = await proxy.copy_keys("backfill", located, CopyRules(everything=step.everything))
+    else:
+        rules = CopyRules(everything=step.everything, delete=step.delete_extra, distrust=True)
+        outcomes = await proxy.copy_keys("repair", located, rules)
+    return {each.key: outcomes.get(each.name) for each in located}
+
+
+async def _verified(proxy: Any, step: VerifyPage) -> dict[str, str]:
+    """What a verify says of each key of a page: how it differs, or `equal`, `failed`, `unsure`."""
+    located, _ = proxy.locate(step.keys)
+    try:
+        confirmed = await proxy.confirm(located, Comparison(), mark=step.mark)
+    except GuardOpen:  # which a verify waits for
+        return dict.fromkeys(step.keys, "unsure")
+    said = {each.name: each.kind for each in confirmed.different}
+    for verdict in ("equal", "failed", "unsure"):
+        said.update(dict.fromkeys(getattr(confirmed, verdict), verdict))
+    return {each.key: said[each.name] for each in located if each.name in said}
 
 
 class Operations:
@@ -398,6 +437,12 @@ class Operations:
                 coroutine = proxy.mark_unmarked()
             case BackgroundWork():
                 coroutine = proxy.do_background_work()
+            case BackfillPage() | RepairPage():
+                coroutine = _copied(proxy, step)
+            case VerifyPage():
+                coroutine = _verified(proxy, step)
+            case ResetLedger(new_was_emptied=new_was_emptied):
+                coroutine = proxy.reset_ledger(new_was_emptied=new_was_emptied)
             case _:
                 raise TypeError(f"{step} is no operation")
         return _Live(label, coroutine)

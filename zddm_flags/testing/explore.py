@@ -10,6 +10,7 @@ the operations' own code by hand (no event loop, no thread, no sleep), and check
 - at rest, every clean key that New has holds what Old holds,
 - Old held the value at some moment during each write that returned, and at none during a write that said
   (`LedgerUnavailable`, `OperationTimedOut`) that it changed nothing,
+- what a page of a backfill, a repair or a verify says of its keys is so: see `BackfillPage` and `VerifyPage`,
 - no operation returns after it was cancelled, raises what no store raised, or waits for what never comes.
 
 It reports a shortest schedule that breaks one of them::
@@ -39,9 +40,11 @@ from typing import NamedTuple, TypeAlias
 from zddm_flags._async.proxy import AsyncProxy
 from zddm_flags.errors import LedgerUnavailable, NotApplied, OperationTimedOut
 from zddm_flags.ledger import LedgerTable
+from zddm_flags.rollout import Rollout
 from zddm_flags.testing._operations import START_OF_TIME, Call, Circumstances, Heard, Node, Operations, StoreError
 from zddm_flags.testing.scenario import (
     Advance,
+    BackfillPage,
     BackgroundWork,
     Crash,
     Delete,
@@ -56,15 +59,20 @@ from zddm_flags.testing.scenario import (
     Read,
     ReadMany,
     Recovery,
+    RepairPage,
+    ResetLedger,
     Scenario,
     SetRate,
     Step,
+    VerifyPage,
     Violation,
     Write,
     WriteMany,
 )
 
 __all__ = ["explore"]
+
+_ABSENT, _SETTLED = "absent", "settled"
 
 Held: TypeAlias = tuple[tuple[str, str], ...]
 """What a store holds: its items, sorted."""
@@ -102,7 +110,11 @@ class _Going(NamedTuple):
     applied: bool
     outcome: Hashable
     seen: tuple[frozenset[object], ...]
-    """Per key: for a read, what Old held since it began; for a change, what it wants, once Old holds it."""
+    """Per key: for a read, what Old held since it began; for a change, what it wants, once Old holds it.
+
+    For a page of a backfill or a repair: _ABSENT, once Old lacks the key; _SETTLED, once it is clean, and in New
+    or absent from Old. For one of a verify: how the key differed while the page held its token alone.
+    """
 
 
 class _State(NamedTuple):
@@ -167,6 +179,10 @@ class _LedgerStates:
         """Whether the ledger calls the key clean."""
         return not self._tables[state].dirty([b"s" + key.encode()])
 
+    def alone(self, state: int, key: str, label: str) -> bool:
+        """Whether the first token of an operation is pending on the key, and was alone since it began."""
+        return bool(self._tables[state].alone([b"s" + key.encode()], f"{label}-1".encode()))
+
 
 def _apply_to_table(table: LedgerTable, call: Call, now: float) -> Hashable:
     token = call.token or b""
@@ -190,6 +206,10 @@ def _apply_to_table(table: LedgerTable, call: Call, now: float) -> Hashable:
         case "reap":
             age, limit = call.items
             return table.reap(now - age, limit)
+        case "stale_keys":
+            return tuple(table.stale_keys(None, *call.items))
+        case "reset":
+            return table.reset()
         case _:
             raise TypeError(f"{call} is no call to a ledger")
 
@@ -216,6 +236,12 @@ class _World:
         self._differed_at_first = any(
             scenario.old.get(key) != value and key not in scenario.stale for key, value in scenario.new.items()
         )
+        self._pages = {
+            label: step
+            for label, step in self._operations.items()
+            if isinstance(step, (BackfillPage, RepairPage, VerifyPage))
+        }
+        self._is_reset = any(isinstance(step, ResetLedger) for step in scenario.steps.values())
         self._disturbing = {
             label: self._those_that_disturb(label, step) for label, step in self._operations.items()
         }
@@ -393,8 +419,11 @@ class _World:
     def _started(self, state: _State, label: str) -> tuple[_State, str | None]:
         step = self._operations[label]
         held = dict(state.old)
-        reads = isinstance(step, (Read, ReadMany))
-        seen = tuple(frozenset({held.get(key)} if reads else ()) for key, _ in self._keys[label])
+        if label in self._pages:
+            seen = tuple(self._seen_now(state, label, key) for key, _ in self._keys[label])
+        else:
+            reads = isinstance(step, (Read, ReadMany))
+            seen = tuple(frozenset({held.get(key)} if reads else ()) for key, _ in self._keys[label])
         node = self._code.start(label, state.now, self._at(state, step.process))
         return self._resumed(state, label, node, seen)
 
@@ -429,7 +458,7 @@ class _World:
         if node.call is not None:
             return self._with_task(state, label, _Going(node, applied=False, outcome=None, seen=seen)), None
         state = self._with_task(state, label, None)._replace(over=state.over | {label})
-        return state, self._wrong_with_ending(label, node, seen)
+        return state, self._wrong_with_ending(state, label, node, seen)
 
     def _with_task(self, state: _State, label: str, task: _Going | None) -> _State:
         tasks = list(state.tasks)
@@ -447,6 +476,18 @@ class _World:
 
     def _applied(self, state: _State, call: Call) -> tuple[_State, Hashable]:
         """The call has its effect; returns its outcome as well."""
+        after, outcome = self._with_effect(state, call)
+        for label in self._pages:
+            task = after.tasks[self._index[label]]
+            if task is not None and call.changes:
+                seen = tuple(
+                    before | self._seen_now(after, label, key)
+                    for (key, _), before in zip(self._keys[label], task.seen, strict=True)
+                )
+                after = self._with_task(after, label, task._replace(seen=seen))
+        return after, outcome
+
+    def _with_effect(self, state: _State, call: Call) -> tuple[_State, Hashable]:
         if call.target == "ledger":
             ledger, outcome = self._ledger.apply(state.ledger, call, state.now)
             return state._replace(ledger=ledger), outcome
@@ -455,6 +496,10 @@ class _World:
             return state, held.get(call.items[0])
         if call.method == "read_many":
             return state, tuple((key, held[key]) for key in call.items if key in held)
+        if call.method == "scan":
+            cursor, limit = call.items
+            items = [item for item in sorted(held.items()) if cursor is None or item[0] > cursor]
+            return state, tuple(items[:limit])
         for key, value in call.items:
             if value is None:
                 held.pop(key, None)
@@ -479,9 +524,19 @@ class _World:
             for (key, wanted), values in zip(self._keys[label], seen, strict=True)
         )
 
+    def _seen_now(self, state: _State, label: str, key: str) -> frozenset[object]:
+        """What a page sees of a key at this moment."""
+        held, found = dict(state.old).get(key), dict(state.new).get(key)
+        if isinstance(self._pages[label], VerifyPage):
+            return frozenset({_difference(held, found)} if self._ledger.alone(state.ledger, key, label) else ())
+        settled = self._ledger.clean(state.ledger, key) and (found is not None or held is None)
+        return frozenset({_ABSENT} if held is None else ()) | frozenset({_SETTLED} if settled else ())
+
     # -- what is wrong ----------------------------------------------------------------------------------------
 
-    def _wrong_with_ending(self, label: str, node: Node, seen: tuple[frozenset[object], ...]) -> str | None:
+    def _wrong_with_ending(
+        self, state: _State, label: str, node: Node, seen: tuple[frozenset[object], ...]
+    ) -> str | None:
         """What is wrong with how an operation ended."""
         if node.wrong is not None:
             return f"{label} {node.wrong}"
@@ -506,12 +561,46 @@ class _World:
                     held = " or ".join(sorted(repr(each) for each in values))
                     return f"{label} returned {answers.get(key)!r} for {key}; Old held {held} during it"
             return None
+        if label in self._pages:
+            said = node.returned if isinstance(node.returned, Mapping) else {}
+            for (key, _), values in zip(keys, seen, strict=True):
+                if not self._is_so(state, label, key, said.get(key), values):
+                    return f"{label} says of {key}: {said.get(key)}, which is not so"
+            return None
         if isinstance(step, BackgroundWork) and node.returned and not self._differed_at_first:
             return f"{label} found that {node.returned} keys differ, which nothing can have brought about"
         for (key, value), values in zip(keys, seen, strict=True):
             if not values:
                 return f"{label} returned, but Old held {value!r} for {key} at no moment during it"
         return None
+
+    def _is_so(self, state: _State, label: str, key: str, said: object, seen: frozenset[object]) -> bool:
+        """Whether what a page said of a key is so, as far as that can be told."""
+        match said:
+            case "copied" | "refused":
+                held, found = dict(state.old).get(key), dict(state.new).get(key)
+                there = found is not None or held is None or not self._ledger.clean(state.ledger, key)
+                return there or self._is_reset  # after which nothing is sure any more
+            case "present":
+                return _SETTLED in seen
+            case "absent" | "extra" if not isinstance(self._pages[label], VerifyPage):
+                return _ABSENT in seen
+            case "not_covered":
+                return self._may_be_above_the_rate(label, key)
+            case "changed" | "missing" | "extra":
+                return said in seen
+            case _:
+                return said is not None
+
+    def _may_be_above_the_rate(self, label: str, key: str) -> bool:
+        """Whether the process saw a write rate above 0 that the key is not below."""
+        page = self._pages[label]
+        seen = [self._scenario.processes[page.process]]
+        steps = self._scenario.steps.values()
+        seen += [step.rate for step in steps if isinstance(step, SetRate) and step.process == page.process]
+        rates = [each.write if isinstance(each, Rollout) else each for each in seen]
+        above = any(0 < rate <= self._scenario.hash_rates.get(key, 0.0) for rate in rates)
+        return above and isinstance(page, (BackfillPage, RepairPage)) and not page.everything
 
     def _at_rest(self, state: _State) -> bool:
         """Whether no operation is in progress and nothing can start."""
@@ -570,16 +659,25 @@ def _wanted(step: Operation) -> Iterable[tuple[str, str | None]]:
     match step:
         case Read(key=key) | Delete(key=key):
             return [(key, None)]
-        case ReadMany(keys=keys):
+        case ReadMany(keys=keys) | BackfillPage(keys=keys) | RepairPage(keys=keys) | VerifyPage(keys=keys):
             return [(key, None) for key in keys]
         case Write(key=key, value=value):
             return [(key, value)]
         case WriteMany(items=items):
             return items
-        case MarkUnmarked() | BackgroundWork():
+        case MarkUnmarked() | BackgroundWork() | ResetLedger():
             return []
         case _:
             raise TypeError(f"{step} is no operation")
+
+
+def _difference(held: str | None, found: str | None) -> str | None:
+    """How New differs from Old."""
+    if held == found:
+        return None
+    if found is None:
+        return "missing"
+    return "extra" if held is None else "changed"
 
 
 def _call(task: _Going) -> Call:

@@ -10,6 +10,7 @@ from zddm_flags.rollout import Rollout
 
 __all__ = [
     "Advance",
+    "BackfillPage",
     "BackgroundWork",
     "Crash",
     "Delete",
@@ -25,9 +26,12 @@ __all__ = [
     "Read",
     "ReadMany",
     "Recovery",
+    "RepairPage",
+    "ResetLedger",
     "Scenario",
     "SetRate",
     "Step",
+    "VerifyPage",
     "Violation",
     "Write",
     "WriteMany",
@@ -95,6 +99,48 @@ class BackgroundWork(Operation):
 
     It must not raise, nor say that a key differs, unless the scenario began with one that does and is not stale.
     """
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillPage(Operation):
+    """One attempt of a backfill at a page of these keys, as a proxy of this library's makes it.
+
+    What it says of a key must be so: one that it copied, or that New refused, is then in New, or dirty, or absent
+    from Old; one that was present was in New and clean, or in neither store, at some moment during it; one that
+    was absent was not in Old at some moment during it; one that is not covered is above a write rate over 0 that
+    the process saw, and with `everything` there is none.
+    """
+
+    keys: tuple[str, ...]
+    everything: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RepairPage(Operation):
+    """One attempt of a repair at a page of these keys, whatever the ledger says of them. See `BackfillPage`."""
+
+    keys: tuple[str, ...]
+    everything: bool = False
+    delete_extra: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyPage(Operation):
+    """One attempt of a verify at these keys, under a token.
+
+    A difference that it tells of must have been there at some moment while it held its token alone. A key that
+    differs from the start and is not in `stale` must, with `mark`, not be clean and different at rest.
+    """
+
+    keys: tuple[str, ...]
+    mark: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ResetLedger(Operation):
+    """`proxy.reset_ledger()`."""
+
+    new_was_emptied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
