@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from zddm_flags._async._world import together
 from zddm_flags._async.bulk import AsyncBulk
 from zddm_flags._async.work import LOOK_SECONDS, AsyncWork, Stopped
-from zddm_flags.errors import LedgerNotShared, Superseded
+from zddm_flags.errors import CorruptCheckpoint, LedgerNotShared, Superseded
 from zddm_flags.jobs import JobName, JobState, Part, Plan, Progress, Range, new_run, part_name, saved_plan
 from zddm_flags.ledger import Checkpoint
 from zddm_flags.remote import RemotePart, run_part
@@ -199,10 +199,23 @@ class AsyncJob(AsyncWork[K, V]):
         plan = replace(plan, state="running", owner=self._owner)
         await self._save(self.name, plan.dump())
         self._plan = plan
+        if self._restart:
+            await self._replace_corrupt_parts(plan, kept)
         return plan
 
+    async def _replace_corrupt_parts(self, plan: Plan, kept: Mapping[str, Checkpoint]) -> None:
+        """Make room for the parts of the run, whatever an earlier one left under their names."""
+        for number in range(len(plan.ranges)):
+            name = part_name(self.name, number)
+            if name in kept:
+                try:
+                    Part.load(name, kept[name].data)
+                except CorruptCheckpoint:
+                    await self._save(name, Part(plan.run).dump())
+
     async def _new_plan(self, kept: Mapping[str, Checkpoint]) -> Plan:
-        backfill = saved_plan("backfill", kept)
+        # A backfill comes after none, and must begin anew whatever is left of the last one.
+        backfill = None if self.name == "backfill" else saved_plan("backfill", kept)
         expected = await self._persistently(self._proxy.count_old)
         parts = self._most_parts
         if parts is None:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from zddm_flags._sync._world import together
 from zddm_flags._sync.bulk import Bulk
 from zddm_flags._sync.work import LOOK_SECONDS, Stopped, Work
-from zddm_flags.errors import LedgerNotShared, Superseded
+from zddm_flags.errors import CorruptCheckpoint, LedgerNotShared, Superseded
 from zddm_flags.jobs import JobName, JobState, Part, Plan, Progress, Range, new_run, part_name, saved_plan
 from zddm_flags.ledger import Checkpoint
 from zddm_flags.remote import RemotePart, run_part
@@ -200,10 +200,23 @@ class Job(Work[K, V]):
         plan = replace(plan, state="running", owner=self._owner)
         self._save(self.name, plan.dump())
         self._plan = plan
+        if self._restart:
+            self._replace_corrupt_parts(plan, kept)
         return plan
 
+    def _replace_corrupt_parts(self, plan: Plan, kept: Mapping[str, Checkpoint]) -> None:
+        """Make room for the parts of the run, whatever an earlier one left under their names."""
+        for number in range(len(plan.ranges)):
+            name = part_name(self.name, number)
+            if name in kept:
+                try:
+                    Part.load(name, kept[name].data)
+                except CorruptCheckpoint:
+                    self._save(name, Part(plan.run).dump())
+
     def _new_plan(self, kept: Mapping[str, Checkpoint]) -> Plan:
-        backfill = saved_plan("backfill", kept)
+        # A backfill comes after none, and must begin anew whatever is left of the last one.
+        backfill = None if self.name == "backfill" else saved_plan("backfill", kept)
         expected = self._persistently(self._proxy.count_old)
         parts = self._most_parts
         if parts is None:
