@@ -150,15 +150,19 @@ class AsyncJob(AsyncWork[K, V]):
     # -- the run ----------------------------------------------------------------------------------------------
 
     async def _run(self) -> Plan:
-        """Do it, or go on with it; returns the plan as it is then."""
+        """Do it, or go on with it; returns the plan as it is then, or one without parts where none was begun."""
         self._proxy.check_can_scan(self.name)
         if self._executor is not None and not self._proxy.ledger_is_shared:
             raise LedgerNotShared(
                 "what runs elsewhere sees the ledger only if it is shared: RedisLedger, SqlAlchemyLedger"
             )
-        await self._before_plan()
-        self._began = self._clock()
-        plan = await self._take_over_plan()
+        try:
+            await self._before_plan()
+            self._began = self._clock()
+            plan = await self._take_over_plan()
+        except Stopped:
+            self._waiting = None
+            return Plan("", (), dict(self._asked()), state="stopped")
         self._rows_before = self._rows(self._counts())
         try:
             if self._executor is None:
@@ -182,8 +186,12 @@ class AsyncJob(AsyncWork[K, V]):
             self._waiting = None
         done = all(self._part(number).done for number in range(len(plan.ranges)))
         plan = self._ended(plan, "finished" if done else "stopped")
+        try:
+            await self._save(self.name, plan.dump())
+        except Stopped:  # while the ledger failed: it does not know that this came to the end
+            plan = replace(plan, state="stopped")
+        self._waiting = None
         self._plan = plan
-        await self._save(self.name, plan.dump())
         return plan
 
     async def _take_over_plan(self) -> Plan:
