@@ -274,7 +274,16 @@ class Job(Work[K, V]):
         while not part.done:
             if self._stopper.stopped:
                 raise Stopped
-            part = self._do_page(number, plan.ranges[number], part)
+            try:
+                part = self._do_page(number, plan.ranges[number], part)
+            except ValueError as error:
+                # An adapter refuses a cursor so, as that of a table whose key was changed; and much else.
+                error.add_note(
+                    f"while {self.name} walked from where {part_name(self.name, number)!r} in the ledger says: if it "
+                    "is this cursor that the adapter refuses, begin anew with restart=True (on the command line "
+                    "--restart), which loses nothing but the progress"
+                )
+                raise
             self._save(part_name(self.name, number), part.dump())
             self._parts[number] = part
             self._waiting = None
