@@ -179,12 +179,14 @@ async def together(works: Sequence[Calls[None]], stopper: Stopper) -> None:
     Raises what the first one did, when all have ended.
     """
 
+    raised: list[BaseException] = []  # in the order of time: the others then tell only that they were stopped
+
     async def done(work: Calls[None]) -> None:
         try:
             await work()
-        except BaseException:
+        except BaseException as error:
+            raised.append(error)
             stopper.stop()
-            raise
 
     tasks = [asyncio.ensure_future(done(work)) for work in works]
     try:
@@ -194,9 +196,8 @@ async def together(works: Sequence[Calls[None]], stopper: Stopper) -> None:
             task.cancel()
         await asyncio.wait(tasks)
         raise
-    for result in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(result, BaseException):
-            raise result
+    for error in raised:
+        raise error
 
 
 _tasks: set[asyncio.Future[Any]] = set()  # event loops hold tasks by weak references only

@@ -121,16 +121,18 @@ def together(works: Sequence[Calls[None]], stopper: Stopper) -> None:
     Raises what the first one did, when all have ended.
     """
 
+    if len(works) == 1:
+        works[0]()
+        return
+    raised: list[BaseException] = []  # in the order of time: the others then tell only that they were stopped
+
     def done(work: Calls[None]) -> None:
         try:
             work()
-        except BaseException:
+        except BaseException as error:
+            raised.append(error)
             stopper.stop()
-            raise
 
-    if len(works) == 1:
-        done(works[0])
-        return
     with ThreadPoolExecutor(len(works), thread_name_prefix="zddm-worker") as pool:
         try:
             calls = [pool.submit(done, work) for work in works]
@@ -138,5 +140,5 @@ def together(works: Sequence[Calls[None]], stopper: Stopper) -> None:
         except BaseException:
             stopper.stop()  # or leaving the pool would wait for work that goes on
             raise
-    for call in calls:
-        call.result()
+    for error in raised:
+        raise error
