@@ -8,6 +8,7 @@ earlier run left is told apart.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
 
 from zddm_flags.errors import CorruptCheckpoint
 from zddm_flags.ledger import Checkpoint
+from zddm_flags.rollout import checked_rate
 
 __all__ = [
     "JobName",
@@ -102,10 +104,10 @@ class Plan:
             plan = cls(
                 run=_text(found["run"]),
                 ranges=tuple(_range(each) for each in found["ranges"]),
-                asked=dict(found["asked"]),
-                expected=None if found["expected"] is None else int(found["expected"]),
+                asked=_members(found["asked"]),
+                expected=None if found["expected"] is None else _whole_number(found["expected"]),
                 state=found["state"],
-                seconds=float(found["seconds"]),
+                seconds=_seconds(found["seconds"]),
                 owner=_text(found["owner"]),
                 after=_cursor(found["after"]),
                 result=dict(found["result"]),
@@ -161,15 +163,15 @@ class Part:
         """From text. Raises CorruptCheckpoint."""
         found = _load(name, data)
         try:
-            counts = {_text(key): int(value) for key, value in found["counts"].items()}
-            if not isinstance(found["done"], bool) or min(counts.values(), default=0) < 0:
-                raise ValueError(found["done"])
+            counts = {_text(key): _whole_number(value) for key, value in found["counts"].items()}
+            if not isinstance(found["done"], bool):
+                raise TypeError(type(found["done"]))
             return cls(
                 run=_text(found["run"]),
                 cursor=_cursor(found["cursor"]),
                 done=found["done"],
                 counts=counts,
-                more=dict(found["more"]),
+                more=_members(found["more"]),
                 owner=_text(found["owner"]),
             )
         except Exception as error:
@@ -255,8 +257,29 @@ def _text(found: object) -> str:
     return found
 
 
+def _members(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Members of which a backfill reads one: the share of the keys that it covers."""
+    members = dict(found)
+    if "covers" in members:
+        checked_rate(members["covers"])
+    return members
+
+
+def _whole_number(found: object) -> int:
+    if isinstance(found, bool) or not isinstance(found, int) or found < 0:
+        raise ValueError(type(found))
+    return found
+
+
+def _seconds(found: object) -> float:
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 <= found < math.inf:
+        raise ValueError(type(found))
+    return float(found)
+
+
 def _corrupt(name: str) -> CorruptCheckpoint:
     return CorruptCheckpoint(
-        f"the checkpoint {name!r} in the ledger is corrupt, or of another version of zddm-flags: begin anew with "
-        "restart=True (on the command line --restart), which loses nothing but the progress"
+        f"the checkpoint {name!r} in the ledger is corrupt, or of another version of zddm-flags: begin the "
+        f"{name.partition('/')[0]} anew with restart=True (on the command line --restart), which loses nothing but "
+        "the progress"
     )

@@ -14,9 +14,24 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, TypeAlias, TypeVar
 
-from zddm_flags import AsyncProxy, InMemoryLedger, Proxy, ProxyStats, Rollout, StoreInfo, TrafficGate
+from zddm_flags import (
+    AsyncBackfill,
+    AsyncProxy,
+    AsyncRepair,
+    Backfill,
+    InMemoryLedger,
+    Page,
+    Proxy,
+    ProxyStats,
+    Repair,
+    Rollout,
+    StoreInfo,
+    TrafficGate,
+)
+from zddm_flags.jobs import Progress
 from zddm_flags.ledger import LedgerSummary, MigrationLedger
 
 T = TypeVar("T")
@@ -25,6 +40,7 @@ Hook: TypeAlias = Callable[[], Awaitable[object]]
 
 PLAIN = ("read", "write", "delete")
 MANY = (*PLAIN, "read_many", "write_many", "delete_many")
+SCANNED = (*MANY, "scan", "partitions", "count")
 LEDGER_CALLS = (
     *("begin", "begin_copy", "end", "withdraw", "dirty", "alone", "open_to", "reap", "summary"),
     *("stale_keys", "checkpoints", "save_checkpoint", "reset"),
@@ -149,6 +165,40 @@ class Store(Watched):
     async def delete_many(self, keys: Sequence[Any]) -> None:
         await self.step("delete_many", keys, lambda: self.put(dict.fromkeys(keys)))
 
+    async def scan(self, cursor: str | None = None, limit: int = 1000, until: str | None = None) -> Page[Any, Any]:
+        """In the order of what the keys look like; a cursor is that of a page's last key, in hexadecimal."""
+        return await self.step("scan", [cursor, limit, until], lambda: self._page(cursor, limit, until))
+
+    async def partitions(self, count: int) -> list[tuple[str | None, str | None]]:
+        return await self.step("partitions", [count], lambda: self._partitions(count))
+
+    async def count(self) -> int:
+        return await self.step("count", [], lambda: len(self.values))
+
+    def _page(self, cursor: str | None, limit: int, until: str | None) -> Page[Any, Any]:
+        after, last = (None if each is None else bytes.fromhex(each).hex() for each in (cursor, until))
+        with self._lock:
+            places = sorted((cursor_of(key), key) for key in self.values)
+            items = [
+                (key, self.values[key])
+                for place, key in places
+                if (after is None or place > after) and (last is None or place <= last)
+            ]
+        chosen = items[:limit]
+        return Page(chosen, cursor_of(chosen[-1][0]) if len(items) > limit else None)
+
+    def _partitions(self, count: int) -> list[tuple[str | None, str | None]]:
+        with self._lock:
+            places = sorted(map(cursor_of, self.values))
+        bounds = [places[len(places) * number // count] for number in range(1, count)] if places else []
+        ends: list[str | None] = [None, *sorted(set(bounds)), None]
+        return list(pairwise(ends))
+
+
+def cursor_of(key: Any) -> str:
+    """The cursor with which a scan of a `Store` goes on behind this key."""
+    return repr(key).encode().hex()
+
 
 class _Given:
     """An object with the methods that it is given, each of them of one world."""
@@ -200,6 +250,54 @@ class Event:
             await self._event.wait()
 
 
+class TimePasses:
+    """In a job's place of waiting: the time that it would wait is over at once.
+
+    `hooks` are awaited, the first one at the first wait, and so on; None waits on without one. `always` is called
+    at each wait.
+    """
+
+    def __init__(self, world: World, clock: Clock) -> None:
+        self.stopped = False
+        self.waits: list[float] = []
+        self.hooks: list[Hook | None] = []
+        self.always: Callable[[], object] = lambda: None
+        self.wait = world.dress(self._wait)
+        self._clock = clock
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    async def _wait(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        assert len(self.waits) < 20_000, "it waits for ever"
+        assert seconds > 0, "it does not wait, and looks again at once"
+        self._clock.advance(seconds)
+        self.always()
+        hook = self.hooks.pop(0) if self.hooks else None
+        if hook is not None:
+            await hook()
+
+
+class Job:
+    """A job of either world whose `run` is awaited in both, and which waits for nothing in real time."""
+
+    def __init__(self, migration: Migration, job: Any) -> None:
+        self.job = job
+        self.time = TimePasses(migration.world, migration.clock)
+        self._world = migration.world
+        job._stopper = self.time
+
+    async def run(self) -> Any:
+        return await self._world.call(self.job.run)
+
+    def stop(self) -> None:
+        self.job.stop()
+
+    def progress(self) -> Progress:
+        return self.job.progress()
+
+
 class Migration:
     """Two stores, a ledger and a proxy, whose operations are awaited in both worlds."""
 
@@ -240,6 +338,16 @@ class Migration:
 
     async def write_many(self, items: Mapping[Any, Any]) -> None:
         await self.world.call(self.proxy.write_many, items)
+
+    def backfill(self, **options: Any) -> Job:
+        """A backfill of this migration, which waits for nothing in real time."""
+        make: Any = Backfill if self.world.blocking else AsyncBackfill
+        return Job(self, make(self.proxy, **{"clock": self.clock, **options}))
+
+    def repair(self, **options: Any) -> Job:
+        """A repair of this migration, which waits for nothing in real time."""
+        make: Any = Repair if self.world.blocking else AsyncRepair
+        return Job(self, make(self.proxy, **{"clock": self.clock, **options}))
 
     async def work(self) -> int:
         """What the proxy would do in the background by now."""

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from zddm_flags._async._world import together
 from zddm_flags._async.bulk import AsyncBulk
 from zddm_flags._async.work import LOOK_SECONDS, AsyncWork, Stopped
-from zddm_flags.errors import ExecutorFailed, LedgerMismatch, LedgerNotShared, Superseded
+from zddm_flags.errors import CorruptCheckpoint, ExecutorFailed, LedgerMismatch, LedgerNotShared, Superseded
 from zddm_flags.jobs import JobName, JobState, Part, Plan, Progress, Range, new_run, part_name, saved_plan
 from zddm_flags.ledger import Checkpoint
 from zddm_flags.remote import RemotePart, run_part
@@ -161,7 +161,7 @@ class AsyncJob(AsyncWork[K, V]):
     # -- the run ----------------------------------------------------------------------------------------------
 
     async def _run(self) -> Plan:
-        """Do it, or go on with it; returns the plan as it is then."""
+        """Do it, or go on with it; returns the plan as it is then, or one without parts where none was begun."""
         self._proxy.check_can_scan(self.name)
         if self._executor is not None:
             self._check_can_be_sent()
@@ -217,10 +217,23 @@ class AsyncJob(AsyncWork[K, V]):
         plan = replace(plan, state="running", owner=self._owner)
         await self._save(self.name, plan.dump())
         self._plan = plan
+        if self._restart:
+            await self._replace_corrupt_parts(plan, kept)
         return plan
 
+    async def _replace_corrupt_parts(self, plan: Plan, kept: Mapping[str, Checkpoint]) -> None:
+        """Make room for the parts of the run, whatever an earlier one left under their names."""
+        for number in range(len(plan.ranges)):
+            name = part_name(self.name, number)
+            if name in kept:
+                try:
+                    Part.load(name, kept[name].data)
+                except CorruptCheckpoint:
+                    await self._save(name, Part(plan.run).dump())
+
     async def _new_plan(self, kept: Mapping[str, Checkpoint]) -> Plan:
-        backfill = saved_plan("backfill", kept)
+        # A backfill comes after none, and must begin anew whatever is left of the last one.
+        backfill = None if self.name == "backfill" else saved_plan("backfill", kept)
         expected = await self._persistently(self._proxy.count_old)
         parts = self._most_parts
         if parts is None:
@@ -270,7 +283,16 @@ class AsyncJob(AsyncWork[K, V]):
         while not part.done:
             if self._stopper.stopped:
                 raise Stopped
-            part = await self._do_page(number, plan.ranges[number], part)
+            try:
+                part = await self._do_page(number, plan.ranges[number], part)
+            except ValueError as error:
+                # An adapter refuses a cursor so, as that of a table whose key was changed; and much else.
+                error.add_note(
+                    f"while {self.name} walked from where {part_name(self.name, number)!r} in the ledger says: if it "
+                    "is this cursor that the adapter refuses, begin anew with restart=True (on the command line "
+                    "--restart), which loses nothing but the progress"
+                )
+                raise
             await self._save(part_name(self.name, number), part.dump())
             self._parts[number] = part
             self._waiting = None

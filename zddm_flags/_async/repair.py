@@ -197,9 +197,9 @@ class AsyncRepair(AsyncWork[K, V]):
             self._tell(located, len(held), len(extra))
             return
         rules = CopyRules(everything=self._everything, distrust=True)
-        done = await self._copy("repair", [each for each in located if each.name not in names], rules)
+        done, _ = await self._copy("repair", [each for each in located if each.name not in names], rules)
         # A key that was deleted in the meantime, by an application, is deleted from New as well: that is no extra.
-        done_extra = await self._copy("repair", extra, rules._replace(delete=self._delete_extra))
+        done_extra, _ = await self._copy("repair", extra, rules._replace(delete=self._delete_extra))
         self._counts["deleted"] += done_extra["absent"]
         self._counts.update({name: keys for name, keys in (done + done_extra).items() if name != "absent"})
         self._counts["keys"] += len(located)

@@ -6,13 +6,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from zddm_flags._async._world import Calls, Stopper
 from zddm_flags._async.bulk import AsyncBulk, Located
 from zddm_flags._async.migration import CopyRules
 from zddm_flags.errors import CorruptCheckpoint, InvalidKey, LedgerMismatch, Superseded, Unsupported
 from zddm_flags.guard import GuardOpen
+from zddm_flags.hashing import hash_rate, passes
 from zddm_flags.pace import Pace
 
 __all__ = ["LOOK_SECONDS", "AsyncWork", "Patience", "Stopped"]
@@ -27,6 +28,14 @@ LOOK_SECONDS = 0.2
 
 class Stopped(Exception):
     """The job is to end; the page that it is at is not done."""
+
+
+class Copying(NamedTuple):
+    """What came of copying keys."""
+
+    counts: Counter[str]
+    below: float
+    """No key whose hash rate is below was left for being above the write rate; 1.0 where none was."""
 
 
 class AsyncWork(Generic[K, V]):
@@ -132,7 +141,7 @@ class AsyncWork(Generic[K, V]):
 
     async def _copy(
         self, job: Literal["backfill", "repair"], located: Sequence[Located[K]], rules: CopyRules
-    ) -> Counter[str]:
+    ) -> Copying:
         """Copy keys, each until something came of it. Raises Stopped.
 
         Of keys that New refused together each half is tried alone, and so on, so that one that it cannot take
@@ -140,6 +149,7 @@ class AsyncWork(Generic[K, V]):
         again for as long as a token may be left, and a margin.
         """
         counts: Counter[str] = Counter()
+        below = 1.0
         batches = [list(located)] if located else []
         patience = Patience(self._clock, self._proxy.token_seconds + MARGIN_SECONDS)
         while batches:
@@ -148,7 +158,10 @@ class AsyncWork(Generic[K, V]):
                 patience.renew()
             outcomes = await self._persistently(partial(self._proxy.copy_keys, job, batch, rules))
             refused = [each for each in batch if outcomes[each.name] == "refused"] if len(batch) > 1 else []
-            again = [each for each in batch if outcomes[each.name] in _AGAIN]
+            left = [each for each in batch if outcomes[each.name] == "not_covered"]
+            risen = {each.name for each in left if self._covers(each, rules)}
+            below = min([below, *(hash_rate(each.hash) for each in left if each.name not in risen)])
+            again = [each for each in batch if outcomes[each.name] in _AGAIN or each.name in risen]
             counts.update(outcomes[each.name] for each in batch)
             counts["refused"] -= len(refused)
             counts.subtract(outcomes[each.name] for each in again)
@@ -163,7 +176,12 @@ class AsyncWork(Generic[K, V]):
                         patience.pause(), "operations on some keys are in progress, or were left by a crash"
                     )
                     await self._proxy.reap_if_due()
-        return +counts
+        return Copying(+counts, below)
+
+    def _covers(self, located: Located[K], rules: CopyRules) -> bool:
+        """Whether the rate covers the key, now or once a kill is over: it may have been lower for a moment."""
+        rate = self._proxy.gate.write_rate
+        return rate == 0 or rules.everything or passes(located.hash, rate)
 
 
 class Patience:

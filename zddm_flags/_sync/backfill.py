@@ -114,11 +114,13 @@ class Backfill(Job[K, V]):
         located, too_long = self._proxy.locate(key for key, _ in page.items)
         below = threshold(covers)
         covered = [each for each in located if each.hash < below]
-        counts = self._copy("backfill", covered, self._rules)
+        copying = self._copy("backfill", covered, self._rules)
+        counts = copying.counts
         counts["not_covered"] += len(located) - len(covered)
         counts["too_long"] = len(too_long)
         counts["rows"] = len(page.items)
-        covers = min(covers, self.covers, float(part.more.get("covers", 1.0)))
+        # A rate of 0 is a kill, which is waited for, and leaves out no key.
+        covers = min(covers, self.covers or 1.0, copying.below, float(part.more.get("covers", 1.0)))
         return part.after_page(page.next_cursor, counts, covers=covers)
 
     def _summary(self, counts: Mapping[str, int]) -> Mapping[str, Any]:
