@@ -10,18 +10,21 @@ they do not, New is asked for Old's keys, page by page, and afterwards Old for N
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from operator import lt
 from typing import Any, Generic, TypeVar, Unpack
 
 from zddm_flags._async.bulk import AsyncBulk, Confirmed, Difference, Located
 from zddm_flags._async.job import AsyncJob
-from zddm_flags._async.work import MARGIN_SECONDS, Patience
+from zddm_flags._async.work import MARGIN_SECONDS, Patience, Stopped
 from zddm_flags.comparison import Comparison
+from zddm_flags.errors import Unsupported
 from zddm_flags.hashing import threshold
 from zddm_flags.jobs import JobOptions, Part, Plan, Range
 from zddm_flags.protocols import Page
@@ -109,7 +112,7 @@ class AsyncVerify(AsyncJob[K, V]):
             too_long=counts["too_long"],
             fields=self._fields(),
             differences=self._found(),
-            extra_checked=self._proxy.new_can_scan and self._limit is None,
+            extra_checked=_walks_new(plan),
             whole=self._whole,
             seconds=plan.seconds,
         )
@@ -149,9 +152,9 @@ class AsyncVerify(AsyncJob[K, V]):
 
     async def _ranges(self, parts: int) -> Sequence[Range]:
         old = await self._proxy.partitions_of_old(1 if self._limit is not None else parts)
-        if self._limit is not None or not self._proxy.new_can_scan:
+        if self._limit is not None or not await self._new_scans():
             return [Range(after, until, "old") for after, until in old]
-        if self._sample == 1 and await self._new_takes(old):
+        if self._sample == 1 and await self._new_takes([until for _, until in old if until is not None]):
             return [Range(after, until, "both") for after, until in old]
         new = await self._proxy.partitions_of_new(parts)
         return [
@@ -159,20 +162,37 @@ class AsyncVerify(AsyncJob[K, V]):
             *(Range(after, until, "new") for after, until in new),
         ]
 
-    async def _new_takes(self, ranges: Sequence[tuple[str | None, str | None]]) -> bool:
-        """Whether New knows Old's cursors. It need not mean the same by them: that would only be slow."""
-        for after, until in (ranges[0], ranges[-1], ranges[len(ranges) // 2]):
-            try:
-                await self._proxy.scan_new(after, 1, until)
-            except (TypeError, ValueError):
-                return False
+    async def _new_scans(self) -> bool:
+        """Whether New can be walked: an adapter may have a scan() that says that it cannot."""
+        if not self._proxy.new_can_scan:
+            return False
+        try:
+            await self._proxy.scan_new(None, 1, None)
+        except Unsupported:
+            return False
+        return True
+
+    async def _new_takes(self, bounds: Sequence[str]) -> bool:
+        """Whether New knows Old's cursors, and has nothing between two of them the wrong way round.
+
+        Then Old's ranges cover New once. It need not order its keys as Old does: that would only be slow.
+        """
+        try:
+            for before, after in pairwise(bounds):
+                between = await self._proxy.scan_new(after, 1, before)
+                if between.items or between.next_cursor is not None:
+                    return False
+            for bound in bounds[:1]:
+                await self._proxy.scan_new(bound, 1, bound)
+        except (TypeError, ValueError):
+            return False
         return True
 
     def _summary(self, counts: Mapping[str, int]) -> Mapping[str, Any]:
         return {
             "counts": dict(counts),
             "whole": self._whole,
-            "extra_checked": self._proxy.new_can_scan and self._limit is None,
+            "extra_checked": self._plan is not None and _walks_new(self._plan),
         }
 
     def _options(self) -> Mapping[str, Any]:
@@ -187,19 +207,17 @@ class AsyncVerify(AsyncJob[K, V]):
     # -- pages ------------------------------------------------------------------------------------------------
 
     async def _do_page(self, number: int, reach: Range, part: Part) -> Part:
-        if reach.side == "new" or part.more.get("side") == "new":
+        side = part.more.get("side", reach.side)
+        if side == "new":
             return await self._page_of_new(reach, part)
-        if reach.side == "old" or part.more.get("side") == "old":
+        if side == "old":
             return await self._page_of_old(reach, part)
         walk = self._walks.get(number)
         if walk is None:
-            walk = self._walks[number] = _Walk(part.more.get("new_cursor", reach.after))
-        try:
-            return await self._page_of_both(walk, reach, part)
-        except _UnorderedError:
-            del self._walks[number]
-            # From here on New is asked for Old's keys, and what is left of New is walked after that.
-            return replace(part, more={**part.more, "side": "old"})
+            walk = self._walks[number] = _Walk(part.more.get("new_cursor", reach.after), self._seen(part))
+        if part.more.get("old_done"):
+            return await self._rest_of_new(walk, reach, part)
+        return await self._page_of_both(walk, reach, part)
 
     async def _page_of_old(self, reach: Range, part: Part) -> Part:
         """Ask New for the keys of a page of Old."""
@@ -208,93 +226,126 @@ class AsyncVerify(AsyncJob[K, V]):
             limit = min(limit, self._limit - part.counts.get("rows", 0))
         cursor = part.cursor if part.cursor is not None else reach.after
         page = await self._persistently(partial(self._proxy.scan_old, cursor, limit, reach.until))
-        tally = _Tally(rows=len(page.items))
-        located = self._sampled([key for key, _ in page.items], tally)
+        tally = _Tally(part, rows=len(page.items))
+        located, too_long = self._sampled([key for key, _ in page.items], tally)
         held = dict(page.items)
         found: Mapping[K, V] = {}
         if located:
             await self._may_use_new(located[0].key, writing=False)
             found = await self._persistently(partial(self._proxy.read_new, located))
-        suspects = [each for each in located if not self._equal(held[each.key], found.get(each.key))]
+        suspects = [each.key for each in located if not self._equal(held[each.key], found.get(each.key))]
         tally.counts["equal"] += len(located) - len(suspects)
-        await self._confirm(suspects, tally)
+        await self._confirm([*suspects, *(each.key for each in too_long)], tally)
         after = tally.added_to(part, page.next_cursor)
         if self._limit is not None and after.counts["rows"] >= self._limit:
             return replace(after, done=True)
         if after.done and reach.side == "both":
-            start = part.more.get("new_cursor", reach.after)
-            return replace(after, done=False, cursor=start, more={**after.more, "side": "new"})
+            return _then_new(after, reach)
         return after
 
     async def _page_of_new(self, reach: Range, part: Part) -> Part:
         """Ask Old for the keys of a page of New: those that it lacks are suspects."""
         limit = await self._allowance()
         cursor = part.cursor if part.cursor is not None or part.more.get("side") == "new" else reach.after
-        page = await self._persistently(partial(self._proxy.scan_new, cursor, limit, reach.until))
-        tally = _Tally()
-        located = self._sampled([key for key, _ in page.items], tally)
+        seen = self._seen(part)
+        page = await self._persistently(partial(self._proxy.scan_new, cursor, seen.at_least(limit), reach.until))
+        tally = _Tally(part)
+        located, too_long = self._sampled([key for key, _ in seen.left_of(page.items)], tally)
         tally.counts["not_sampled"] = 0  # which counts those of Old
-        held = await self._persistently(partial(self._proxy.read_old, located)) if located else {}
-        await self._confirm([each for each in located if each.key not in held], tally, extra_only=True)
-        return tally.added_to(part, page.next_cursor, new_rows=len(page.items))
+        keys = [*located, *too_long]
+        held = await self._persistently(partial(self._proxy.read_old, keys)) if keys else {}
+        await self._confirm([each.key for each in keys if each.key not in held], tally, extra_only=True)
+        return tally.added_to(part, page.next_cursor).with_more(new_seen=None)
 
     async def _page_of_both(self, walk: _Walk[K, V], reach: Range, part: Part) -> Part:
-        """Compare a page of Old with what New has in the same range of keys. Raises _UnorderedError."""
+        """Compare a page of Old with what New has in the same range of keys."""
         limit = await self._allowance()
-        tally = _Tally()
-        if part.more.get("old_done"):
-            await self._rest_of_new(walk, reach, limit, tally)
-            done = walk.done and not walk.buffer
-            return replace(tally.added_to(part, None), done=done).with_more(new_cursor=walk.resume_at)
+        tally = _Tally(part)
         cursor = part.cursor if part.cursor is not None else reach.after
         page = await self._persistently(partial(self._proxy.scan_old, cursor, limit, reach.until))
-        walk.check_old([key for key, _ in page.items])
-        tally.counts["rows"] = len(page.items)
         left = dict(page.items)
+        equal = 0
         differing: list[K] = []
-        while left and (items := await self._next_of_new(walk, reach, limit, up_to=page.items[-1:])):
-            extra: list[K] = []
-            for key, value in items:
-                if key not in left:
-                    extra.append(key)
-                elif not self._equal(left.pop(key), value):
-                    differing.append(key)
-            # New may have any number of them between two of Old's, so they are not collected.
-            await self._confirm(self._locate(extra, tally), tally, extra_only=True)
-        tally.counts["equal"] += len(page.items) - len(left) - len(differing)
-        await self._confirm(self._locate([*differing, *left], tally), tally)
-        after = tally.added_to(part, page.next_cursor).with_more(
-            new_cursor=walk.resume_at, old_done=page.next_cursor is None
-        )
-        return replace(after, done=False)
+        extra: list[K] = []
+        try:
+            keys = [key for key, _ in page.items]
+            walk.check_old(keys)
+            while left and (items := await self._next_of_new(walk, reach, limit, up_to=keys[-1:])):
+                # New may have any number of them between two of Old's, so they are not collected.
+                await self._confirm(extra, tally, extra_only=True)
+                extra.clear()
+                for key, value in items:
+                    if key not in left:
+                        extra.append(key)
+                    elif self._equal(left.pop(key), value):
+                        equal += 1
+                    else:
+                        differing.append(key)
+        except _UnorderedError:
+            # From here on New is asked for Old's keys, beginning with this page, and what is left of New is walked
+            # after that. What was walked of it is not looked at again.
+            await self._confirm(extra, tally, extra_only=True)
+            after = replace(tally.added_to(part, None), done=False)
+            return self._noting(walk, after).with_more(side="old")
+        await self._confirm([*differing, *left], tally)
+        await self._confirm(extra, tally, extra_only=True)
+        tally.counts.update(rows=len(page.items), equal=equal)
+        after = replace(tally.added_to(part, page.next_cursor), done=False)
+        return self._noting(walk, after).with_more(old_done=page.next_cursor is None)
+
+    async def _rest_of_new(self, walk: _Walk[K, V], reach: Range, part: Part) -> Part:
+        """A page of what New has after Old's last key."""
+        limit = await self._allowance()
+        tally = _Tally(part)
+        suspects: list[K] = []
+        ordered = True
+        try:
+            suspects += (key for key, _ in await self._next_of_new(walk, reach, limit))
+        except _UnorderedError:
+            ordered = False
+        await self._confirm(suspects, tally, extra_only=True)
+        after = self._noting(walk, replace(tally.added_to(part, None), done=walk.done and not walk.buffer))
+        return after if ordered else _then_new(after, reach)
 
     async def _next_of_new(
-        self, walk: _Walk[K, V], reach: Range, limit: int, up_to: Sequence[tuple[K, V]] = ()
+        self, walk: _Walk[K, V], reach: Range, limit: int, up_to: Sequence[K] = ()
     ) -> Sequence[tuple[K, V]]:
-        """New's next items, up to and with the key of the item `up_to`, if there is one."""
+        """New's next items, up to and with this key. Raises _UnorderedError."""
         while not walk.buffer and not walk.done:
+            if self._stopper.stopped:
+                raise Stopped
+            limit = walk.seen.at_least(limit)
             walk.add(await self._persistently(partial(self._proxy.scan_new, walk.cursor, limit, reach.until)))
-        return walk.take([key for key, _ in up_to])
+        return walk.take(up_to)
 
-    async def _rest_of_new(self, walk: _Walk[K, V], reach: Range, limit: int, tally: _Tally) -> None:
-        """A page of what New has after Old's last key."""
-        items = await self._next_of_new(walk, reach, limit)
-        await self._confirm(self._locate((key for key, _ in items), tally), tally, extra_only=True)
+    def _noting(self, walk: _Walk[K, V], part: Part) -> Part:
+        """The part, with where the walk through New is."""
+        cursor, looked_at = walk.position
+        seen = [len(looked_at), self._mark_of(looked_at[-1])] if looked_at else None
+        return part.with_more(new_cursor=cursor, new_seen=seen)
+
+    def _seen(self, part: Part) -> _Seen:
+        """What was looked at already, of the page of New that is next."""
+        count, mark = part.more.get("new_seen") or (0, None)
+        return _Seen(int(count), mark, self._mark_of)
+
+    def _mark_of(self, key: Any) -> str:
+        """What tells a key of a page from the others, in a checkpoint."""
+        return hashlib.blake2b(self._proxy.gate.locate(key)[1], digest_size=16).hexdigest()
 
     # -- keys -------------------------------------------------------------------------------------------------
 
-    def _sampled(self, keys: Iterable[K], tally: _Tally) -> list[Located[K]]:
-        located = self._locate(keys, tally)
-        if self._sample == 1:
-            return located
-        chosen = [each for each in located if each.hash * SPREAD % 2**64 < self._sampled_below]
-        tally.counts["not_sampled"] += len(located) - len(chosen)
-        return chosen
-
-    def _locate(self, keys: Iterable[K], tally: _Tally) -> list[Located[K]]:
+    def _sampled(self, keys: Iterable[K], tally: _Tally) -> tuple[list[Located[K]], list[Located[K]]]:
+        """Those keys that are to be compared, and those of them that are too long for any ledger."""
         located, too_long = self._proxy.locate(keys)
-        tally.counts["too_long"] += len(too_long)
-        return located
+        if self._sample == 1:
+            return located, too_long
+        chosen, chosen_too_long = (
+            [each for each in found if each.hash * SPREAD % 2**64 < self._sampled_below]
+            for found in (located, too_long)
+        )
+        tally.counts["not_sampled"] += len(located) + len(too_long) - len(chosen) - len(chosen_too_long)
+        return chosen, chosen_too_long
 
     def _equal(self, old: V, new: V | None) -> bool:
         if new is None:
@@ -306,18 +357,31 @@ class AsyncVerify(AsyncJob[K, V]):
         except Exception:  # a function of the user's; whether it does so again is seen under a token
             return False
 
-    async def _confirm(self, located: Sequence[Located[K]], tally: _Tally, *, extra_only: bool = False) -> None:
-        """Compare suspects under a token, until it is certain of each. Raises Stopped."""
-        left = list(located)
+    async def _confirm(self, keys: Iterable[K], tally: _Tally, *, extra_only: bool = False) -> None:
+        """Compare suspects under a token, until it is certain of each. Raises Stopped.
+
+        A key that is too long for the ledger can have no token, nor does it need one: no proxy writes such a key.
+        """
+        left, too_long = self._proxy.locate(keys)
+        if too_long and extra_only:
+            held = await self._persistently(partial(self._proxy.read_old, too_long))
+            too_long = [each for each in too_long if each.key not in held]
+        tally.counts["too_long"] += len(too_long)
         patience = Patience(self._clock, self._proxy.token_seconds + MARGIN_SECONDS)
         while left:
             if await self._may_use_new(left[0].key, writing=False):
                 patience.renew()
             confirmed = await self._persistently(
-                partial(self._proxy.confirm, left, self._comparison, mark=self._mark, keys_only=self._keys_only)
+                partial(
+                    self._proxy.confirm,
+                    left,
+                    self._comparison,
+                    mark=self._mark,
+                    keys_only=self._keys_only,
+                    extra_only=extra_only,
+                )
             )
-            opened = threshold(self._proxy.opened)
-            tally.add(confirmed, mark=self._mark, opened=opened, extra_only=extra_only)
+            tally.add(confirmed, mark=self._mark, extra_only=extra_only)
             left = [each for each in left if each.name in confirmed.unsure]
             if left:
                 if patience.is_over(len(left)):
@@ -333,64 +397,93 @@ class _UnorderedError(Exception):
     """The keys of a store do not ascend."""
 
 
+class _Seen:
+    """How many of the first items of a page were looked at, and what tells the last of them from others."""
+
+    def __init__(self, count: int, mark: str | None, mark_of: Callable[[Any], str]) -> None:
+        self.count = count
+        self._mark = mark
+        self._mark_of = mark_of
+
+    def at_least(self, limit: int) -> int:
+        """How large the page must be, so that the last of them is on it."""
+        return max(limit, self.count)
+
+    def left_of(self, items: Sequence[tuple[K, V]]) -> Sequence[tuple[K, V]]:
+        """Those after it; all, where it is gone from the store."""
+        if self.count:
+            for number, (key, _) in enumerate(items, 1):
+                if self._mark_of(key) == self._mark:
+                    return items[number:]
+        return items
+
+
 class _Walk(Generic[K, V]):
     """New's side of a range that both stores are walked through, and where both are."""
 
-    def __init__(self, cursor: str | None) -> None:
+    def __init__(self, cursor: str | None, seen: _Seen) -> None:
         self.cursor = cursor
+        self.seen = seen
         self.done = False
         self.buffer: Sequence[tuple[K, V]] = ()
-        self._keys: list[K] = []  # of the buffer
-        self._began_at = cursor
+        self._page_at = cursor
+        self._page: list[K] = []
         self._last_of_old: list[K] = []
         self._last_of_new: list[K] = []
 
     @property
-    def resume_at(self) -> str | None:
-        """The cursor before the first item that was not looked at, or some before it: they are looked at again."""
-        return self._began_at if self.buffer or self.done else self.cursor
+    def position(self) -> tuple[str | None, list[K]]:
+        """The cursor before a page, and those of the page's keys that were looked at."""
+        if not self.buffer and not self.done:
+            return self.cursor, []
+        return self._page_at, self._page[: len(self._page) - len(self.buffer)]
 
     def add(self, page: Page[K, V]) -> None:
         """A further page of New, where the one before was taken. Raises _UnorderedError."""
-        self.buffer = page.items
-        self._keys = [key for key, _ in page.items]
-        _check_ascending([*self._last_of_new, *self._keys])
-        self._last_of_new = self._keys[-1:] or self._last_of_new
-        self._began_at = self.cursor
+        keys = [key for key, _ in page.items]
+        _check_ascending([*self._last_of_new, *keys])
+        self._last_of_new = keys[-1:] or self._last_of_new
+        self._page_at = self.cursor
+        self._page = keys
+        self.buffer = self.seen.left_of(page.items)
+        self.seen.count = 0
         self.cursor = page.next_cursor
         self.done = page.next_cursor is None
 
-    def check_old(self, keys: list[K]) -> None:
+    def check_old(self, keys: Sequence[K]) -> None:
         """A further page of Old. Raises _UnorderedError."""
         _check_ascending([*self._last_of_old, *keys])
-        self._last_of_old = keys[-1:] or self._last_of_old
+        self._last_of_old = list(keys[-1:]) or self._last_of_old
 
     def take(self, up_to: Sequence[K]) -> Sequence[tuple[K, V]]:
         """Take what there is of New, up to and with this key. Raises _UnorderedError."""
-        keys: list[Any] = self._keys
+        keys: Sequence[Any] = self._page[len(self._page) - len(self.buffer) :]
         try:
             end = bisect_right(keys, up_to[0]) if up_to else len(keys)
         except TypeError:
             raise _UnorderedError from None
-        taken, self.buffer, self._keys = self.buffer[:end], self.buffer[end:], self._keys[end:]
+        taken, self.buffer = self.buffer[:end], self.buffer[end:]
         return taken
 
 
 class _Tally:
-    """What a page came to."""
+    """What a page of a part came to."""
 
-    def __init__(self, *, rows: int = 0) -> None:
+    def __init__(self, part: Part, *, rows: int = 0) -> None:
         self.counts: Counter[str] = Counter(rows=rows)
         self.fields: Counter[str] = Counter()
         self.found: list[Difference] = []
+        # Stores without an order give a key twice now and then.
+        self._known = {bytes.fromhex(each[0]) for each in part.more.get("found", ())}
 
-    def add(self, confirmed: Confirmed, *, mark: bool, opened: int, extra_only: bool) -> None:
-        """What was made sure of. `extra_only`: the keys were counted already, where they are Old's."""
+    def add(self, confirmed: Confirmed, *, mark: bool, extra_only: bool) -> None:
+        """What was made sure of. `extra_only`: those that are not extra are counted where Old's keys are."""
         if not extra_only:
             self.counts["equal"] += len(confirmed.equal)
-        self.counts["failed"] += len(confirmed.failed)
+            self.counts["failed"] += len(confirmed.failed)
+        opened = threshold(confirmed.opened)
         for each in confirmed.different:
-            if extra_only and each.kind != "extra":
+            if each.name in self._known:
                 continue
             self.counts[each.kind] += 1
             self.counts["stale"] += each.stale
@@ -399,7 +492,7 @@ class _Tally:
             self.fields.update(each.fields)
             self.found.append(each)
 
-    def added_to(self, part: Part, cursor: str | None, **more: Any) -> Part:
+    def added_to(self, part: Part, cursor: str | None) -> Part:
         """The part after the page."""
         found = list(part.more.get("found", ()))
         room = max(0, KEPT_PER_PART - len(found))
@@ -408,8 +501,17 @@ class _Tally:
             for each in self.found[:room]
         ]
         fields = Counter(part.more.get("fields", {})) + self.fields
-        new_rows = part.more.get("new_rows", 0) + more.pop("new_rows", 0)
-        return part.after_page(cursor, self.counts, found=found, fields=dict(fields), new_rows=new_rows, **more)
+        return part.after_page(cursor, self.counts, found=found, fields=dict(fields))
+
+
+def _walks_new(plan: Plan) -> bool:
+    """Whether a run of this plan looks for keys that only New has."""
+    return any(reach.side != "old" for reach in plan.ranges)
+
+
+def _then_new(part: Part, reach: Range) -> Part:
+    """The part, once Old's range is walked: what is left of New's comes next."""
+    return replace(part, done=False, cursor=part.more.get("new_cursor", reach.after)).with_more(side="new")
 
 
 def _check_ascending(keys: Sequence[Any]) -> None:

@@ -6,7 +6,8 @@ Each is one attempt. What came of it is told key by key, so that the job decides
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from zddm_flags._sync.background import Background
@@ -72,6 +73,8 @@ class Confirmed(NamedTuple):
     """Those that could not be compared: the comparison raised."""
     unsure: frozenset[bytes]
     """Those that were being written, or the ledger could not be asked: worth another attempt."""
+    opened: float = 0.0
+    """The largest rate at which New was ever used, as the ledger said; 0 where nothing is different."""
 
 
 class Bulk(Background[K, V]):
@@ -93,11 +96,6 @@ class Bulk(Background[K, V]):
     def ledger_is_shared(self) -> bool:
         """Whether other processes see the ledger, so that it outlives this one."""
         return self._ledger_is_shared
-
-    @property
-    def opened(self) -> float:
-        """The largest rate at which New was ever used, as this process last saw it in the ledger."""
-        return self._ledger.last_summary().opened
 
     @property
     def token_seconds(self) -> float:
@@ -236,17 +234,25 @@ class Bulk(Background[K, V]):
     # -- comparing --------------------------------------------------------------------------------------------
 
     def confirm(
-        self, located: Sequence[Located[K]], comparison: Comparison, *, mark: bool, keys_only: bool = False
+        self,
+        located: Sequence[Located[K]],
+        comparison: Comparison,
+        *,
+        mark: bool,
+        keys_only: bool = False,
+        extra_only: bool = False,
     ) -> Confirmed:
         """Compare keys under a token, so that no write comes between the two reads. Raises what the stores raise.
 
         As in the comparison beside reads, a difference counts where the ledger says, after both stores were read,
         that the token was alone from its begin until then. `mark`: a key whose value in New is wrong becomes
-        stale, so that Old serves it. One that New lacks stays as it is, for a read finds it in Old.
+        stale, so that Old serves it. One that New lacks stays as it is, for a read finds it in Old. `keys_only`:
+        no values are compared. `extra_only`: nothing counts as a difference but that Old lacks a key.
         """
         with self._telemetry.operation("verify", batch=True) as operation:
             operation.batched(len(located), self._gate.rate)
-            confirmed = self._confirm(located, comparison, mark=mark, keys_only=keys_only)
+            compare = partial(_difference, comparison=comparison, keys_only=keys_only, extra_only=extra_only)
+            confirmed = self._confirm(located, compare, mark=mark)
             operation.count("equal", len(confirmed.equal))
             operation.count("different", len(confirmed.different))
             operation.count("unsure", len(confirmed.unsure))
@@ -254,7 +260,7 @@ class Bulk(Background[K, V]):
         return confirmed
 
     def _confirm(
-        self, located: Sequence[Located[K]], comparison: Comparison, *, mark: bool, keys_only: bool
+        self, located: Sequence[Located[K]], compare: Callable[[V | None, V | None], _Found], *, mark: bool
     ) -> Confirmed:
         token = self._new_token()
         grant = self._begin_copy(located, token)
@@ -269,7 +275,7 @@ class Bulk(Background[K, V]):
             found = self.read_new(granted)
             for each in granted:
                 try:
-                    kind, fields = _difference(held.get(each.key), found.get(each.key), comparison, keys_only)
+                    kind, fields = compare(held.get(each.key), found.get(each.key))
                 except Exception as error:  # a function of the user's
                     failed.add(each.name)
                     self._telemetry.report_limited("comparison_failed", error=type(error).__name__)
@@ -295,6 +301,7 @@ class Bulk(Background[K, V]):
             [suspects[each.name] for each in certain],
             frozenset(failed),
             others | (suspects.keys() - sure),
+            grant.opened,
         )
 
     # -- the ledger -------------------------------------------------------------------------------------------
@@ -343,12 +350,18 @@ def _count(operation: OperationTelemetry, outcomes: Collection[CopyOutcome]) -> 
         operation.count(outcome, sum(each == outcome for each in outcomes))
 
 
+_Found: TypeAlias = tuple[DifferenceKind | None, tuple[str, ...]]
+
+
 def _difference(
-    held: object | None, found: object | None, comparison: Comparison, keys_only: bool
-) -> tuple[DifferenceKind | None, tuple[str, ...]]:
-    if found is None:
-        return (None if held is None else "missing"), ()
+    held: object | None, found: object | None, *, comparison: Comparison, keys_only: bool, extra_only: bool
+) -> _Found:
+    """How the values of a key differ, and in which fields. Raises what a function of the user's does."""
     if held is None:
-        return "extra", ()
+        return (None if found is None else "extra"), ()
+    if extra_only:
+        return None, ()
+    if found is None:
+        return "missing", ()
     fields = None if keys_only else comparison.differing(held, found)
     return ("changed", fields) if fields else (None, ())
