@@ -13,7 +13,7 @@ from zddm_flags._async.proxy import AsyncProxy
 from zddm_flags._sync.proxy import Proxy
 from zddm_flags.errors import BadTarget
 
-__all__ = ["load", "shared"]
+__all__ = ["load", "look_up", "shared"]
 
 
 def load(target: str) -> tuple[Proxy[Any, Any] | AsyncProxy[Any, Any], bool]:
@@ -26,7 +26,7 @@ def load(target: str) -> tuple[Proxy[Any, Any] | AsyncProxy[Any, Any], bool]:
 
     What the module or the function raises.
     """
-    found = _look_up(target)
+    found = look_up(target)
     if isinstance(found, (Proxy, AsyncProxy)):
         return found, False
     if not callable(found):
@@ -54,7 +54,8 @@ def shared(target: str) -> Proxy[Any, Any] | AsyncProxy[Any, Any]:
         return _shared[target]
 
 
-def _look_up(target: str) -> Any:
+def look_up(target: str) -> Any:
+    """What `module:attribute` names. Raises BadTarget, and what the module raises."""
     module_name, colon, path = target.partition(":")
     if not colon or not module_name or not path:
         raise BadTarget(f"{target!r} is not of the form module:attribute, such as app.stores:users")
