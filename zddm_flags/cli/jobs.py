@@ -434,7 +434,7 @@ class _Lines:
 
     def note(self, text: str) -> None:
         """See `Screen.note`."""
-        click.echo(text, err=True)
+        _hint(text)
 
     def close(self) -> None:
         """See `Screen.close`."""
@@ -492,5 +492,6 @@ def tell(lines: Iterable[str], document: Mapping[str, object], *, as_json: bool)
 
 
 def _hint(text: str) -> None:
+    """Say something on stderr, if anybody reads it."""
     with contextlib.suppress(OSError):
         click.echo(text, err=True)
