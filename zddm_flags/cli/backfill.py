@@ -10,6 +10,7 @@ from zddm_flags.cli.jobs import (
     json_option,
     page_size_option,
     parts_option,
+    patience_option,
     per_second_option,
     plain_option,
     restart_option,
@@ -50,6 +51,7 @@ Exit codes:
 @restart_option
 @processes_option
 @dask_option
+@patience_option
 @app_dir_option
 @plain_option
 @json_option
@@ -63,6 +65,7 @@ def backfill(
     restart: bool,
     processes: bool,
     dask: str | None,
+    patience_seconds: float,
     app_dir: str,
     plain: bool,
     as_json: bool,
@@ -94,6 +97,7 @@ def backfill(
             "page_size": page_size,
             "parts": parts,
             "per_second": per_second,
+            "patience_seconds": patience_seconds,
             "restart": restart,
             "executor": executor,
             "target": target,

@@ -41,6 +41,7 @@ __all__ = [
     "make_screen",
     "page_size_option",
     "parts_option",
+    "patience_option",
     "per_second_option",
     "percent",
     "plain_option",
@@ -110,6 +111,15 @@ parts_option = click.option(
     type=click.IntRange(min=1),
     metavar="N",
     help="Split Old into so many parts at most.  [default: by how many keys it holds]",
+)
+patience_option = click.option(
+    "--patience",
+    "patience_seconds",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    default=60.0,
+    show_default="60",
+    help="For how long a store or the ledger may fail, at a stretch, before this gives up.",
 )
 restart_option = click.option(
     "--restart", is_flag=True, help="Begin anew, whatever an earlier run left unfinished."
@@ -419,27 +429,30 @@ class _Lines:
         """See `Screen.show`."""
         if last or progress.seconds >= self._next:
             self._next = progress.seconds + _LINE_SECONDS
-            self.note(
-                "; ".join(each for each in (rows_of(progress), pace_of(progress), waiting_of(progress)) if each)
-            )
+            parts = (rows_of(progress), counts_of(progress), pace_of(progress), waiting_of(progress))
+            self.note("; ".join(part for part in parts if part))
 
     def note(self, text: str) -> None:
         """See `Screen.note`."""
-        click.echo(text, err=True)
+        _hint(text)
 
     def close(self) -> None:
         """See `Screen.close`."""
 
 
 def rows_of(progress: Progress) -> str:
-    """How many rows, of about how many, and what came of them."""
+    """How many rows, of about how many."""
     of = "" if progress.expected is None else f" of about {progress.expected:,}"
-    counts = ", ".join(
-        f"{number:,} {name.replace('_', ' ')}"
-        for name, number in progress.counts.items()
-        if number and name not in {"rows", "keys"}
-    )
-    return f"{progress.rows:,}{of} rows" + (f": {counts}" if counts else "")
+    return f"{progress.rows:,}{of} rows"
+
+
+def counts_of(progress: Progress) -> str:
+    """What came of the rows."""
+    counts = {name: number for name, number in progress.counts.items() if number and name not in _NO_OUTCOMES}
+    return ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in counts.items())
+
+
+_NO_OUTCOMES = {"rows", "keys"}
 
 
 def pace_of(progress: Progress) -> str:
@@ -479,5 +492,6 @@ def tell(lines: Iterable[str], document: Mapping[str, object], *, as_json: bool)
 
 
 def _hint(text: str) -> None:
+    """Say something on stderr, if anybody reads it."""
     with contextlib.suppress(OSError):
         click.echo(text, err=True)

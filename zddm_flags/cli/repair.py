@@ -10,6 +10,7 @@ from zddm_flags.cli.jobs import (
     app_dir_option,
     json_option,
     page_size_option,
+    patience_option,
     per_second_option,
     plain_option,
     target_argument,
@@ -54,6 +55,7 @@ Exit codes:
 @click.option("--dry-run", is_flag=True, help="Change nothing, and tell what would be done.")
 @per_second_option
 @page_size_option
+@patience_option
 @app_dir_option
 @plain_option
 @json_option
@@ -65,6 +67,7 @@ def repair(
     dry_run: bool,
     per_second: float | None,
     page_size: int,
+    patience_seconds: float,
     app_dir: str,
     plain: bool,
     as_json: bool,
@@ -98,6 +101,7 @@ def repair(
             "dry_run": dry_run,
             "page_size": page_size,
             "per_second": per_second,
+            "patience_seconds": patience_seconds,
         }
         job: Repair[object, object] | AsyncRepair[object, object]
         if isinstance(loaded.proxy, AsyncProxy):

@@ -21,7 +21,7 @@ def tell_backfill(result: BackfillResult, target: str, *, as_json: bool) -> int:
 def tell_repair(result: RepairResult, target: str, *, as_json: bool) -> int:
     """Print what a repair did, or would do, and return the exit code."""
     complete = result.finished and not result.keys if result.dry_run else result.complete
-    lines = _dry_run_lines(result, target) if result.dry_run else _repair_lines(result, target)
+    lines = _dry_run_lines(result) if result.dry_run else _repair_lines(result, target)
     tell(lines, {"job": "repair", **asdict(result), "complete": complete}, as_json=as_json)
     return _exit_code(finished=result.finished, complete=complete)
 
@@ -67,6 +67,8 @@ def _repair_lines(result: RepairResult, target: str) -> list[str]:
     counts = _counts((result.copied, "copied"), (result.deleted, "deleted from New, or in neither store"))
     if not result.finished:
         return [f"Stopped after {_rows(result.keys)}{counts}. Do the rest with: {again()}"]
+    if not result.keys:
+        return ["There was nothing to repair."]
     lines = [f"Repaired {_rows(result.keys - _not_repaired(result))} in {duration(result.seconds)}{counts}."]
     lines += _left(
         (result.extra, "left in New, though Old lacks them, and stale: --delete-extra deletes them"),
@@ -84,8 +86,7 @@ def _not_repaired(result: RepairResult) -> int:
     return result.extra + result.not_covered + result.refused + result.pending + result.not_found
 
 
-def _dry_run_lines(result: RepairResult, target: str) -> list[str]:
-    del target
+def _dry_run_lines(result: RepairResult) -> list[str]:
     if not result.finished:
         return [f"Stopped after {_rows(result.keys)}. Nothing was changed."]
     if not result.keys:
