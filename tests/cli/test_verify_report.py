@@ -139,7 +139,11 @@ def test_a_target_is_quoted_for_the_shell():
         ({"whole": False}, {"only_keys": True}, "Every key was looked for, and no value compared."),
         ({"extra_checked": False}, {}, "not looked for: New's adapter has no scan()."),
         ({"missing": 2, "not_opened": 1}, {}, "1 of them above the opened rate, which no backfill has covered"),
-        ({"changed": 2, "stale": 1, "marked": 1}, {}, "marked stale            1   differing keys that nobody knew"),
+        (
+            {"changed": 2, "stale": 1, "marked": 1},
+            {},
+            "marked stale            1   differing keys that nobody knew",
+        ),
         ({"changed": 2}, {"mark": False}, "none, by --no-mark: New goes on serving what differs"),
         ({"unsure": 2}, {}, "run verify again"),
         ({"failed": 2}, {}, "the comparison itself raised"),

@@ -59,9 +59,7 @@ def _pending(status: MigrationStatus) -> str:
     if status.oldest_pending_seconds is None:
         return "nothing"
     pending = counted(status.pending, "operation")
-    return (
-        f"{pending}, the oldest since {status.oldest_pending_seconds:.1f} s (reaped after {status.token_seconds:.0f} s)"
-    )
+    return f"{pending}, the oldest since {status.oldest_pending_seconds:.1f} s (reaped after {status.token_seconds:.0f} s)"
 
 
 def _job_lines(name: str, job: JobStatus | None) -> Iterator[str]:
