@@ -348,7 +348,6 @@ class _Migration:
         issued = done = 0
         rows: list[Any] = []
         answered: list[Any] = []
-        to_ask: list[Sequence[bytes]] = []
         try:
             await self._first_use()
             async with self._engine.connect() as connection:
@@ -357,11 +356,11 @@ class _Migration:
                     result = await connection.exec_driver_sql(*change(self._name, chunk, mark))
                     if result.returns_rows:
                         answered += result.all()
-                    else:
-                        to_ask.append(chunk)
                     done += 1
                     _check_committed(connection)
-                for chunk in to_ask or [()]:
+                known = {row[0] for row in answered}
+                unknown = [key for key in ordered if key not in known]
+                for chunk in chunks(unknown) if unknown else [()]:
                     rows += (await connection.exec_driver_sql(*self._tables.select(self._name, chunk))).all()
         except (LedgerMismatch, Unsupported):
             raise

@@ -347,7 +347,6 @@ class _Migration:
         issued = done = 0
         rows: list[Any] = []
         answered: list[Any] = []
-        to_ask: list[Sequence[bytes]] = []
         try:
             self._first_use()
             with self._engine.connect() as connection:
@@ -356,11 +355,11 @@ class _Migration:
                     result = connection.exec_driver_sql(*change(self._name, chunk, mark))
                     if result.returns_rows:
                         answered += result.all()
-                    else:
-                        to_ask.append(chunk)
                     done += 1
                     _check_committed(connection)
-                for chunk in to_ask or [()]:
+                known = {row[0] for row in answered}
+                unknown = [key for key in ordered if key not in known]
+                for chunk in chunks(unknown) if unknown else [()]:
                     rows += (connection.exec_driver_sql(*self._tables.select(self._name, chunk))).all()
         except (LedgerMismatch, Unsupported):
             raise
