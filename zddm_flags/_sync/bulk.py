@@ -202,17 +202,12 @@ class Bulk(Background[K, V]):
     def _present(self, located: Sequence[Located[K]]) -> dict[bytes, CopyOutcome]:
         """Those that need no copy, and those on which New failed.
 
-        Where New has none of some few, the others are not looked for: one that is there all the same is copied
-        once more, which is only work. The ledger is asked last, for fewer keys. That is safe, for nothing is
-        served: a key that New had a moment ago, and that is clean now, is in New as Old holds it, or was removed
-        from both meanwhile.
+        The ledger is asked last, for fewer keys. That is safe, for nothing is served: a key that New had a moment
+        ago, and that is clean now, is in New as Old holds it, or was removed from both meanwhile.
         """
         try:
             permit = self._deadline().only_while(self._new_takes_writes)
-            few = located[:: -(-len(located) // _FEW)]
-            found = self._new.read_many([each.key for each in few], permit)
-            if len(few) < len(located) and any(value is not None for value in found.values()):
-                found = self._new.read_many([each.key for each in located], permit)
+            found = self._new.read_many([each.key for each in located], permit)
         except GuardOpen as refused:
             self._guard_refused(refused)
             return dict.fromkeys((each.name for each in located), "guard_open")
@@ -316,9 +311,6 @@ class Bulk(Background[K, V]):
             if page.next_cursor is None:
                 return True
             cursor = page.next_cursor
-
-
-_FEW = 16
 
 
 def _outcome(name: bytes, copied: Copied[K, V], rules: CopyRules) -> CopyOutcome:
