@@ -16,6 +16,7 @@ from zddm_adapters._async._world_sql import (
     check_ledger_engine,
     driver_connection,
     run_blocking,
+    to_its_end,
 )
 from zddm_adapters._sql_errors import certainly_not_applied
 from zddm_adapters._sql_ledger_tables import (
@@ -93,7 +94,7 @@ class AsyncSqlAlchemyLedger:
     - In PostgreSQL and MySQL, READ COMMITTED is the isolation level that conflicts the least.
     - `reset` is a transaction. It deletes all keys of the migration, which many that are stale make long, while
       whatever would change one waits: in PostgreSQL and SQLite one of any migration. Its statements too are
-      subject to the time-outs of the engine.
+      subject to the time-outs of the engine. Cancelled in SQLite, it comes to its end first.
     - In MySQL the largest statements have up to 11 MB: mind `max_allowed_packet`, which is 16 MiB or more by
       default from MySQL 8 and in MariaDB.
     - A forked child needs connections of its own: `engine.dispose(close=False)` there, as SQLAlchemy says.
@@ -297,6 +298,10 @@ class _Migration:
         # Makes what is missing, and replaces connections that broke in the pool: what follows is done once.
         await self._checkpoints("-")
         try:
+            if self._sqlite:
+                # SQLAlchemy closes a connection on which a call is cancelled, and SQLite keeps the lock of one
+                # that was closed while a cursor was open, which the error's traceback holds.
+                return await to_its_end(self._reset)
             return await self._reset()
         except DBAPIError as error:
             mismatch = self._noticed(error)
@@ -322,11 +327,14 @@ class _Migration:
             self._last = LedgerSummary(0, 0, None, 0.0, found.epoch + 1)
         return cleared
 
+    @property
+    def _sqlite(self) -> bool:
+        return self._engine.dialect.name == "sqlite"
+
     async def _abandon(self, connection: AsyncConnection) -> None:
         """End a transaction as it may be, and the connection: whoever had it next would be inside of it."""
         try:
-            if self._engine.dialect.name == "sqlite":
-                # SQLite keeps a file locked that was closed while a cursor was open, which a traceback may hold.
+            if self._sqlite:  # for the same reason
                 with suppress(Exception):
                     await _execute(connection, ("ROLLBACK", ()))
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -17,6 +17,7 @@ __all__ = [
     "driver_connection",
     "raise_if_cancelled",
     "run_blocking",
+    "to_its_end",
 ]
 
 T = TypeVar("T")
@@ -43,6 +44,18 @@ def check_ledger_engine(engine: object) -> None:
 async def run_blocking(connection: AsyncConnection, function: Callable[[Connection], T]) -> T:
     """What `function` makes of the connection; it is written as for a blocking one."""
     return await connection.run_sync(function)
+
+
+async def to_its_end(call: Callable[[], Awaitable[T]]) -> T:
+    """What `call` returns. Where this is cancelled, it goes on to its end, and then CancelledError is raised."""
+    task = asyncio.ensure_future(call())
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # which asyncio would report as never retrieved
+        raise
 
 
 def driver_connection(connection: AsyncConnection) -> Any:

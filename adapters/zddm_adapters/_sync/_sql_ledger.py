@@ -35,6 +35,7 @@ from zddm_adapters._sync._world_sql import (
     check_ledger_engine,
     driver_connection,
     run_blocking,
+    to_its_end,
 )
 from zddm_flags.errors import LedgerMismatch, NotApplied, Unsupported
 from zddm_flags.ledger import (
@@ -94,7 +95,7 @@ class SqlAlchemyLedger:
     - In PostgreSQL and MySQL, READ COMMITTED is the isolation level that conflicts the least.
     - `reset` is a transaction. It deletes all keys of the migration, which many that are stale make long, while
       whatever would change one waits: in PostgreSQL and SQLite one of any migration. Its statements too are
-      subject to the time-outs of the engine.
+      subject to the time-outs of the engine. Cancelled in SQLite, it comes to its end first.
     - In MySQL the largest statements have up to 11 MB: mind `max_allowed_packet`, which is 16 MiB or more by
       default from MySQL 8 and in MariaDB.
     - A forked child needs connections of its own: `engine.dispose(close=False)` there, as SQLAlchemy says.
@@ -298,6 +299,10 @@ class _Migration:
         # Makes what is missing, and replaces connections that broke in the pool: what follows is done once.
         self._checkpoints("-")
         try:
+            if self._sqlite:
+                # SQLAlchemy closes a connection on which a call is cancelled, and SQLite keeps the lock of one
+                # that was closed while a cursor was open, which the error's traceback holds.
+                return to_its_end(self._reset)
             return self._reset()
         except DBAPIError as error:
             mismatch = self._noticed(error)
@@ -323,11 +328,14 @@ class _Migration:
             self._last = LedgerSummary(0, 0, None, 0.0, found.epoch + 1)
         return cleared
 
+    @property
+    def _sqlite(self) -> bool:
+        return self._engine.dialect.name == "sqlite"
+
     def _abandon(self, connection: Connection) -> None:
         """End a transaction as it may be, and the connection: whoever had it next would be inside of it."""
         try:
-            if self._engine.dialect.name == "sqlite":
-                # SQLite keeps a file locked that was closed while a cursor was open, which a traceback may hold.
+            if self._sqlite:  # for the same reason
                 with suppress(Exception):
                     _execute(connection, ("ROLLBACK", ()))
         finally:

@@ -15,6 +15,7 @@ __all__ = [
     "driver_connection",
     "raise_if_cancelled",
     "run_blocking",
+    "to_its_end",
 ]
 
 T = TypeVar("T")
@@ -41,6 +42,11 @@ def check_ledger_engine(engine: object) -> None:
 def run_blocking(connection: Connection, function: Callable[[Connection], T]) -> T:
     """What `function` makes of the connection."""
     return function(connection)
+
+
+def to_its_end(call: Callable[[], T]) -> T:
+    """What `call` returns, for nobody cancels a thread."""
+    return call()
 
 
 def driver_connection(connection: Connection) -> Any:
