@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -278,3 +279,28 @@ def test_wrong_options(blocking, arguments, advice):
     done = blocking.run("backfill", *arguments, DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT="1s")
     assert done.returncode == 2
     assert advice in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_processes_end_with_it(blocking, number):
+    """Ctrl-C on a terminal reaches the workers too, and none complains; where it is killed alone, none is left."""
+    with blocking.started("backfill", "--processes", "--workers", "2", "--per-second", "40") as process:
+        until(lambda: len(blocking.users("new")) > 20)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        output, errors = process.communicate(timeout=30)
+    check_output(output + errors)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    until(lambda: not _group_lives(process.pid))
+    assert blocking.run("backfill").returncode == 0
+    assert blocking.users("new") == blocking.users("old")
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
