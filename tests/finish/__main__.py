@@ -37,7 +37,7 @@ from tests.torture.servers import Servers, running
 EXIT_VIOLATION = 1
 EXIT_FAILED = 2
 EXIT_INTERRUPTED = 130
-ROWS_MIN = 5000
+ROWS_MIN = 10_000
 """Enough for the keys in which differences are planted."""
 
 
@@ -46,7 +46,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.finish", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=1_000_000, help=f"keys in Old, from {ROWS_MIN}")
+    parser.add_argument("--rows", type=int, default=1_000_000, help=f"keys in Old, from {ROWS_MIN:,}")
     parser.add_argument("--pair", choices=(*PAIRS, "both"), default="both", help="Old and New")
     parser.add_argument("--seed", type=int, help="of all random choices; random if it is not given")
     parser.add_argument("--kills", type=int, default=3, help="how often the backfill is killed, from 0")
@@ -54,7 +54,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="a file for the figures")
     options = parser.parse_args(arguments)
     if options.rows < ROWS_MIN or options.kills < 0 or not options.writes > 0:
-        parser.error(f"--rows is at least {ROWS_MIN}, --kills 0, and --writes above 0")
+        parser.error(f"--rows is at least {ROWS_MIN:,}, --kills 0, and --writes above 0")
     return options
 
 

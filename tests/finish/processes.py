@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.finish.bare import PAGE_SIZE
 from tests.finish.stores import Places
 from tests.finish.worker import LEFT_BY_A_CRASH
 from tests.finish.writer import WRITERS
@@ -53,7 +54,6 @@ def job(
     with _started(places, "tests.finish.worker", [name, json.dumps(dict(options or {}))]) as process:
         life = Life()
         began = since = time.monotonic()
-        delay: float | None = None
         assert process.stdout is not None
         for line in process.stdout:
             now = time.monotonic()
@@ -69,9 +69,9 @@ def job(
                 if (said["waiting"] or "").startswith(LEFT_BY_A_CRASH):
                     life.stalled_seconds += now - since
                 since = now
-                if kill_at is not None and life.rows >= kill_at and delay is None:
-                    delay = random.Random(kill_at).uniform(0, 0.15)  # any moment of a page
-                if delay is not None:
+                if kill_at is not None and life.rows >= kill_at and said["rows_now"]:
+                    page_seconds = (now - began - life.stalled_seconds) / said["rows_now"] * PAGE_SIZE
+                    delay = random.Random(kill_at).uniform(0, page_seconds)  # any moment of a page
                     time.sleep(delay)
                     process.kill()
                     life.killed = True

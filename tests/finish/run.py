@@ -23,6 +23,8 @@ __all__ = ["Result", "Settings", "run"]
 DIFFERENCES = {"changed": 34, "missing": 33, "extra": 33}
 FAR_AWAY = 10**9
 """Above all keys of Old and of the writers."""
+LAST_PAGES = 3
+"""So many pages before the end the last kill comes, so that it meets a process that works."""
 MEMORY_GROWTH = 32 * 2**20
 """Bytes by which a process may grow from a tenth of the rows to all of them."""
 
@@ -115,7 +117,7 @@ def _backfill(places: Places, settings: Settings, result: Result) -> None:
     moments = sorted(chance.uniform(0.05, 0.9) for _ in range(settings.kills))
     copies = Path(places.folder) / COPIES
     for moment in [*moments, None]:
-        kill_at = None if moment is None else int(moment * settings.rows)
+        kill_at = None if moment is None else int(moment * (settings.rows - LAST_PAGES * bare.PAGE_SIZE))
         result.lives.append(job(places, "backfill", {"note_copies": True}, kill_at=kill_at))
         if not result.lives[-1].killed:
             break

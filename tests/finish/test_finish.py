@@ -51,4 +51,4 @@ def test_refuses_a_run_that_proves_nothing():
     """Too few rows for what is planted are refused."""
     run = finished("--rows", "100")
     assert run.returncode == 2
-    assert "at least 5000" in run.stdout
+    assert "at least 10,000" in run.stdout
