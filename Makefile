@@ -6,10 +6,11 @@ PYTHON ?= $(shell for python in python3 python python3.13 python3.12 python3.11;
 RUN := $(VENV)/bin/python
 SOURCES := pyproject.toml constraints.txt
 SECONDS ?=
+ROWS ?=
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all explore torture bench check generate format examples clean
+.PHONY: help demo test test-all explore torture finish bench check generate format examples clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +47,9 @@ explore: $(VENV)/.dev  ## Explore more and larger interleavings of the protocol;
 
 torture: $(VENV)/.dev  ## Kill and cut off real processes and servers, check every read; SECONDS=30 each way, SEED=a number
 	@$(RUN) -m tests.torture $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+finish: $(VENV)/.dev  ## Finish a migration of 1,000,000 rows under live writes and kills; ROWS=a number, SEED=a number
+	@$(RUN) -m tests.finish $(if $(ROWS),--rows $(ROWS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: $(VENV)/.dev  ## Measure what the proxy costs, as ratios inside one run
 	@$(RUN) -m tests.benchmarks $(ARGS)
