@@ -165,11 +165,16 @@ class AsyncWork(Generic[K, V]):
             counts.subtract(outcomes[each.name] for each in again)
             half = len(refused) // 2
             batches += [part for part in (refused[:half], refused[half:]) if part]
+            if len(again) < len(batch):
+                patience.renew()
             if again:
                 if patience.is_over(len(again)):
                     counts["pending"] += len(again)
                 else:
-                    batches.append(again)
+                    # A New that cannot take so many in the time of one operation may take half of them.
+                    failed = any(outcomes[each.name] == "failed" for each in again)
+                    half = len(again) // 2 if failed else 0
+                    batches += [part for part in (again[:half], again[half:]) if part]
                     await self._wait(
                         patience.pause(), "operations on some keys are in progress, or were left by a crash"
                     )
@@ -200,7 +205,7 @@ class Patience:
         """Whether nothing came of these for too long."""
         if self._left is None or left < self._left:
             self.renew()
-        self._left = left
+            self._left = left
         return self._clock() >= self._until
 
     def pause(self) -> float:

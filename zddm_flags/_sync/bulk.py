@@ -214,7 +214,8 @@ class Bulk(Background[K, V]):
             self._guard_refused(refused)
             return dict.fromkeys((each.name for each in located), "guard_open")
         except DeadlinePassed:
-            return dict.fromkeys((each.name for each in located), "disabled")
+            why: CopyOutcome = "failed" if self.new_takes_writes else "disabled"
+            return dict.fromkeys((each.name for each in located), why)
         except Exception as error:
             self._new_failed("read", error)
             return dict.fromkeys((each.name for each in located), "failed")
