@@ -184,7 +184,7 @@ class AsyncBulk(AsyncBackground[K, V]):
     async def copy_keys(
         self, job: Literal["backfill", "repair"], located: Sequence[Located[K]], rules: CopyRules
     ) -> dict[bytes, CopyOutcome]:
-        """Make New hold what Old holds of these keys. What Old raises passes through.
+        """Make New hold what Old holds of these keys. What Old and the ledger raise passes through.
 
         A backfill leaves alone what is in New and clean: that equals what Old holds.
         """
@@ -193,7 +193,7 @@ class AsyncBulk(AsyncBackground[K, V]):
             outcomes = await self._present(located) if job == "backfill" else {}
             wanted = [each for each in located if each.name not in outcomes]
             if wanted and self.new_takes_writes:
-                copied = await self._copy_under_token(wanted, (), rules)
+                copied = await self._copy_under_token(wanted, (), rules._replace(strict=True))
                 outcomes.update((each.name, _outcome(each.name, copied, rules)) for each in wanted)
             else:
                 outcomes.update((each.name, "disabled") for each in wanted)
@@ -225,7 +225,7 @@ class AsyncBulk(AsyncBackground[K, V]):
             dirty = set(await self._ledger.dirty(there))
         except Exception as error:
             self._ledger_failed("dirty", error)
-            return dict.fromkeys((each.name for each in located), "ledger_failed")
+            raise
         return {name: "present" for name in there if name not in dirty and name not in self._unmarked}
 
     # -- comparing --------------------------------------------------------------------------------------------
@@ -233,7 +233,9 @@ class AsyncBulk(AsyncBackground[K, V]):
     async def confirm(
         self, located: Sequence[Located[K]], comparison: Comparison, *, mark: bool, keys_only: bool = False
     ) -> Confirmed:
-        """Compare keys under a token, so that no write comes between the two reads. Raises what the stores raise.
+        """Compare keys under a token, so that no write comes between the two reads.
+
+        Raises what the stores raise, and the ledger where it gives no token.
 
         As in the comparison beside reads, a difference counts where the ledger says, after both stores were read,
         that the token was alone from its begin until then. `mark`: a key whose value in New is wrong becomes
@@ -252,7 +254,7 @@ class AsyncBulk(AsyncBackground[K, V]):
         self, located: Sequence[Located[K]], comparison: Comparison, *, mark: bool, keys_only: bool
     ) -> Confirmed:
         token = self._new_token()
-        grant = await self._begin_copy(located, token)
+        grant = await self._begin_copy(located, token, strict=True)
         granted = [each for each in located if grant is not None and each.name in grant.granted]
         others = frozenset(each.name for each in located) - {each.name for each in granted}
         if grant is None or not granted:
