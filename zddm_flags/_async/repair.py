@@ -125,8 +125,10 @@ class AsyncRepair(AsyncWork[K, V]):
         if self._found_by_verify:
             found = await self._found()
             self._expected = len(found)
-            for start in range(0, len(found), self._page_size):
-                yield found[start : start + self._page_size]
+            while found:
+                limit = await self._allowance()
+                yield found[:limit]
+                del found[:limit]
             return
         self._expected = (await self._persistently(self._proxy.ledger.summary)).stale
         cursor: str | None = None

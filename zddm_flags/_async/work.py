@@ -52,6 +52,8 @@ class AsyncWork(Generic[K, V]):
         patience_seconds: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if page_size < 1:
+            raise ValueError(f"page_size must be at least 1, not {page_size}")
         self._proxy = proxy
         self._page_size = page_size
         self._per_second = per_second
@@ -80,6 +82,8 @@ class AsyncWork(Generic[K, V]):
     async def _allowance(self) -> int:
         """How many keys of Old may be read now, from 1: waits until there are some. Raises Stopped."""
         while True:
+            if self._stopper.stopped:
+                raise Stopped
             live = self._proxy.gate.decision.rollout.backfill_per_second
             if live is not None:
                 live /= self._sharing

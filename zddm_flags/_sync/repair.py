@@ -126,8 +126,10 @@ class Repair(Work[K, V]):
         if self._found_by_verify:
             found = self._found()
             self._expected = len(found)
-            for start in range(0, len(found), self._page_size):
-                yield found[start : start + self._page_size]
+            while found:
+                limit = self._allowance()
+                yield found[:limit]
+                del found[:limit]
             return
         self._expected = (self._persistently(self._proxy.ledger.summary)).stale
         cursor: str | None = None
