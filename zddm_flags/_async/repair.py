@@ -12,6 +12,7 @@ from zddm_flags._async.bulk import AsyncBulk, Located
 from zddm_flags._async.migration import CopyRules
 from zddm_flags._async.work import AsyncWork, Stopped
 from zddm_flags.errors import InvalidKey
+from zddm_flags.hashing import passes
 from zddm_flags.jobs import Part, Progress, part_name, saved_plan
 from zddm_flags.protocols import Page
 from zddm_flags.results import RepairResult
@@ -196,7 +197,7 @@ class AsyncRepair(AsyncWork[K, V]):
             extra = [each for each in absent if found.get(each.key) is not None]
         names = {each.name for each in extra}
         if self._dry_run:
-            self._tell(located, len(held), len(extra))
+            self._tell(located, held, names)
             return
         rules = CopyRules(everything=self._everything, distrust=True)
         done, _ = await self._copy("repair", [each for each in located if each.name not in names], rules)
@@ -206,7 +207,14 @@ class AsyncRepair(AsyncWork[K, V]):
         self._counts.update({name: keys for name, keys in (done + done_extra).items() if name != "absent"})
         self._counts["keys"] += len(located)
 
-    def _tell(self, located: Sequence[Located[K]], copied: int, extra: int) -> None:
+    def _tell(self, located: Sequence[Located[K]], held: Collection[K], extra: Collection[bytes]) -> None:
+        """Count what a run that is no dry one would do at the rate of now."""
+        rate = self._proxy.gate.write_rate
         self._counts["keys"] += len(located)
-        self._counts["copied"] += copied
-        self._counts["deleted" if self._delete_extra else "extra"] += extra
+        for each in located:
+            if not (self._everything or passes(each.hash, rate)):
+                self._counts["not_covered"] += 1
+            elif each.key in held:
+                self._counts["copied"] += 1
+            elif each.name in extra:
+                self._counts["deleted" if self._delete_extra else "extra"] += 1

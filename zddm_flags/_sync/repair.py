@@ -13,6 +13,7 @@ from zddm_flags._sync.bulk import Bulk, Located
 from zddm_flags._sync.migration import CopyRules
 from zddm_flags._sync.work import Stopped, Work
 from zddm_flags.errors import InvalidKey
+from zddm_flags.hashing import passes
 from zddm_flags.jobs import Part, Progress, part_name, saved_plan
 from zddm_flags.protocols import Page
 from zddm_flags.results import RepairResult
@@ -197,7 +198,7 @@ class Repair(Work[K, V]):
             extra = [each for each in absent if found.get(each.key) is not None]
         names = {each.name for each in extra}
         if self._dry_run:
-            self._tell(located, len(held), len(extra))
+            self._tell(located, held, names)
             return
         rules = CopyRules(everything=self._everything, distrust=True)
         done, _ = self._copy("repair", [each for each in located if each.name not in names], rules)
@@ -207,7 +208,14 @@ class Repair(Work[K, V]):
         self._counts.update({name: keys for name, keys in (done + done_extra).items() if name != "absent"})
         self._counts["keys"] += len(located)
 
-    def _tell(self, located: Sequence[Located[K]], copied: int, extra: int) -> None:
+    def _tell(self, located: Sequence[Located[K]], held: Collection[K], extra: Collection[bytes]) -> None:
+        """Count what a run that is no dry one would do at the rate of now."""
+        rate = self._proxy.gate.write_rate
         self._counts["keys"] += len(located)
-        self._counts["copied"] += copied
-        self._counts["deleted" if self._delete_extra else "extra"] += extra
+        for each in located:
+            if not (self._everything or passes(each.hash, rate)):
+                self._counts["not_covered"] += 1
+            elif each.key in held:
+                self._counts["copied"] += 1
+            elif each.name in extra:
+                self._counts["deleted" if self._delete_extra else "extra"] += 1
