@@ -136,6 +136,10 @@ class Bulk(Background[K, V]):
             raise Unsupported(
                 f"old: its adapter has no scan(), so {job} cannot find the keys: see docs/writing-an-adapter.md"
             )
+        self.check_strong_reads(job)
+
+    def check_strong_reads(self, job: str) -> None:
+        """Raises Unsupported, where Old's reads may lag so that nothing is sure, and nothing may be copied."""
         if not self._old.info.strong_reads:
             raise Unsupported(
                 f"old: its reads may lag behind its writes (H18): give {job} an adapter of the primary"

@@ -14,7 +14,7 @@ from zddm_flags._sync.migration import CopyRules
 from zddm_flags._sync.work import Stopped, Work
 from zddm_flags.errors import InvalidKey
 from zddm_flags.hashing import passes
-from zddm_flags.jobs import Part, Progress, part_name, saved_plan
+from zddm_flags.jobs import Part, Progress, names_found, part_name, saved_plan
 from zddm_flags.protocols import Page
 from zddm_flags.results import RepairResult
 
@@ -73,11 +73,12 @@ class Repair(Work[K, V]):
         """Do it, to the end or until `stop()`.
 
         Raises:
-            Unsupported: a key can only be found by a scan, which Old cannot do.
+            Unsupported: Old's reads may lag; or a key can only be found by a scan, which Old cannot do.
             CorruptCheckpoint: what the last verify left cannot be understood.
 
         Whatever the stores or the ledger raised last, where they failed for longer than `patience_seconds`.
         """
+        self._proxy.check_strong_reads("repair")
         self._began = self._clock()
         finished = True
         try:
@@ -152,7 +153,7 @@ class Repair(Work[K, V]):
             name = part_name("verify", number)
             part = Part.load(name, kept[name].data) if name in kept else None
             if part is not None and plan is not None and part.run == plan.run:
-                found += (bytes.fromhex(each[0]) for each in part.more.get("found", ()))
+                found += names_found(name, part)
         return found
 
     def _made_again(self, names: Collection[bytes], unknown: set[bytes]) -> list[Located[K]]:
