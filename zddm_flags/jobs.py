@@ -28,6 +28,7 @@ __all__ = [
     "Plan",
     "Progress",
     "Range",
+    "names_found",
     "new_run",
     "part_name",
     "saved_plan",
@@ -224,6 +225,17 @@ def saved_plan(job: JobName, checkpoints: Mapping[str, Checkpoint]) -> Plan | No
     """The plan that the ledger has of a job, or None. Raises CorruptCheckpoint."""
     kept = checkpoints.get(job)
     return None if kept is None else Plan.load(job, kept.data)
+
+
+def names_found(name: str, part: Part) -> list[bytes]:
+    """The names of the keys that a part of a verify, the checkpoint `name`, noted as differing.
+
+    Raises CorruptCheckpoint.
+    """
+    try:
+        return [bytes.fromhex(each[0]) for each in part.more.get("found", ())]
+    except Exception as error:
+        raise _corrupt(name) from error
 
 
 def _dump(**members: Any) -> str:

@@ -263,6 +263,7 @@ class TimePasses:
         self.hooks: list[Hook | None] = []
         self.always: Callable[[], object] = lambda: None
         self.wait = world.dress(self._wait)
+        self._world = world
         self._clock = clock
 
     def stop(self) -> None:
@@ -274,6 +275,7 @@ class TimePasses:
         assert seconds > 0, "it does not wait, and looks again at once"
         self._clock.advance(seconds)
         self.always()
+        await self._world.pause()
         hook = self.hooks.pop(0) if self.hooks else None
         if hook is not None:
             await hook()

@@ -133,6 +133,10 @@ class AsyncBulk(AsyncBackground[K, V]):
             raise Unsupported(
                 f"old: its adapter has no scan(), so {job} cannot find the keys: see docs/writing-an-adapter.md"
             )
+        self.check_strong_reads(job)
+
+    def check_strong_reads(self, job: str) -> None:
+        """Raises Unsupported, where Old's reads may lag so that nothing is sure, and nothing may be copied."""
         if not self._old.info.strong_reads:
             raise Unsupported(
                 f"old: its reads may lag behind its writes (H18): give {job} an adapter of the primary"
@@ -182,7 +186,7 @@ class AsyncBulk(AsyncBackground[K, V]):
     async def copy_keys(
         self, job: Literal["backfill", "repair"], located: Sequence[Located[K]], rules: CopyRules
     ) -> dict[bytes, CopyOutcome]:
-        """Make New hold what Old holds of these keys. What Old raises passes through.
+        """Make New hold what Old holds of these keys. What Old and the ledger raise passes through.
 
         A backfill leaves alone what is in New and clean: that equals what Old holds.
         """
@@ -191,7 +195,7 @@ class AsyncBulk(AsyncBackground[K, V]):
             outcomes = await self._present(located) if job == "backfill" else {}
             wanted = [each for each in located if each.name not in outcomes]
             if wanted and self.new_takes_writes:
-                copied = await self._copy_under_token(wanted, (), rules)
+                copied = await self._copy_under_token(wanted, (), rules._replace(strict=True))
                 outcomes.update((each.name, _outcome(each.name, copied, rules)) for each in wanted)
             else:
                 outcomes.update((each.name, "disabled") for each in wanted)
@@ -211,7 +215,8 @@ class AsyncBulk(AsyncBackground[K, V]):
             self._guard_refused(refused)
             return dict.fromkeys((each.name for each in located), "guard_open")
         except DeadlinePassed:
-            return dict.fromkeys((each.name for each in located), "disabled")
+            why: CopyOutcome = "failed" if self.new_takes_writes else "disabled"
+            return dict.fromkeys((each.name for each in located), why)
         except Exception as error:
             self._new_failed("read", error)
             return dict.fromkeys((each.name for each in located), "failed")
@@ -222,7 +227,7 @@ class AsyncBulk(AsyncBackground[K, V]):
             dirty = set(await self._ledger.dirty(there))
         except Exception as error:
             self._ledger_failed("dirty", error)
-            return dict.fromkeys((each.name for each in located), "ledger_failed")
+            raise
         return {name: "present" for name in there if name not in dirty and name not in self._unmarked}
 
     # -- comparing --------------------------------------------------------------------------------------------
@@ -236,7 +241,9 @@ class AsyncBulk(AsyncBackground[K, V]):
         keys_only: bool = False,
         extra_only: bool = False,
     ) -> Confirmed:
-        """Compare keys under a token, so that no write comes between the two reads. Raises what the stores raise.
+        """Compare keys under a token, so that no write comes between the two reads.
+
+        Raises what the stores raise, and the ledger where it gives no token.
 
         As in the comparison beside reads, a difference counts where the ledger says, after both stores were read,
         that the token was alone from its begin until then. `mark`: a key whose value in New is wrong becomes
@@ -257,7 +264,7 @@ class AsyncBulk(AsyncBackground[K, V]):
         self, located: Sequence[Located[K]], compare: Callable[[V | None, V | None], _Found], *, mark: bool
     ) -> Confirmed:
         token = self._new_token()
-        grant = await self._begin_copy(located, token)
+        grant = await self._begin_copy(located, token, strict=True)
         granted = [each for each in located if grant is not None and each.name in grant.granted]
         others = frozenset(each.name for each in located) - {each.name for each in granted}
         if grant is None or not granted:

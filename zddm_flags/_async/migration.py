@@ -56,6 +56,8 @@ class CopyRules(NamedTuple):
     """Delete from New a stale key that Old lacks (H3); else it stays as it is."""
     distrust: bool = False
     """Take every key for stale, whatever the ledger says of it."""
+    strict: bool = False
+    """Raise what the ledger raises where nothing was copied for it; else the keys stay as they are."""
 
 
 class Copied(NamedTuple, Generic[K, V]):
@@ -202,8 +204,12 @@ class AsyncMigration(Generic[K, V]):
                     f"the ledger of migration {self.name!r} could not be reached; neither store was changed"
                 ) from error
 
-    async def _begin_copy(self, wanted: Sequence[Located[K]], token: bytes) -> CopyGrant | None:
+    async def _begin_copy(
+        self, wanted: Sequence[Located[K]], token: bytes, *, strict: bool = False
+    ) -> CopyGrant | None:
         """Ask for the right to copy. None: no copy, because the ledger failed or Old's reads may lag (H18).
+
+        `strict`: where the ledger fails, raise its error.
 
         Not retried: after an unknown outcome the key is read from Old, and the token, if any, is reaped.
         """
@@ -213,6 +219,8 @@ class AsyncMigration(Generic[K, V]):
             return await self._ledger.begin_copy([each.name for each in wanted], token)
         except Exception as error:
             self._ledger_failed("begin_copy", error)
+            if strict:
+                raise
             return None
 
     async def _end(self, outcomes: Mapping[bytes, bool | None], token: bytes) -> None:
@@ -282,13 +290,19 @@ class AsyncMigration(Generic[K, V]):
         return None
 
     async def _admitted(
-        self, located: Sequence[Located[K]], grant: Grant | CopyGrant, *, everything: bool = False
+        self,
+        located: Sequence[Located[K]],
+        grant: Grant | CopyGrant,
+        *,
+        everything: bool = False,
+        strict: bool = False,
     ) -> tuple[list[Located[K]], str]:
         """Those that may be written to New now, and the path of the others.
 
         The gate is read again, now, so that a kill holds at once. Before the first write at a rate above the
         `opened` that this process knows of this epoch, the ledger is told and has acknowledged. `everything`: a
-        rate above 0 admits every key, which takes an `opened` that all of them are below.
+        rate above 0 admits every key, which takes an `opened` that all of them are below. `strict`: raise what the
+        ledger raises.
         """
         known = self._opening
         opened = max(grant.opened, known.opened) if known.epoch == grant.epoch else grant.opened
@@ -311,6 +325,8 @@ class AsyncMigration(Generic[K, V]):
                 opening = await self._ledger.open_to(rate)
             except Exception as error:
                 self._ledger_failed("open_to", error)
+                if strict:
+                    raise
                 return [], "ledger_failed"
             if opening.epoch != grant.epoch or opening.opened < rate:
                 self._ledger_failed("open_to", LedgerMismatch("reset under a token, or keeps rates inexactly"))
@@ -384,7 +400,7 @@ class AsyncMigration(Generic[K, V]):
         """Take a token, read `wanted` and `besides` from Old, and make New hold what may be copied of `wanted`."""
         deadline = self._deadline()
         token = self._new_token()
-        grant = await self._begin_copy(wanted, token)
+        grant = await self._begin_copy(wanted, token, strict=rules.strict)
         granted = [each for each in wanted if grant is not None and each.name in grant.granted]
         try:
             values = await self._read_old([*wanted, *besides])
@@ -409,7 +425,9 @@ class AsyncMigration(Generic[K, V]):
     ) -> Copied[K, V]:
         """Make New hold what Old held."""
         try:
-            admitted, why_not = await self._admitted(granted, grant, everything=rules.everything)
+            admitted, why_not = await self._admitted(
+                granted, grant, everything=rules.everything, strict=rules.strict
+            )
         except GeneratorExit:
             raise
         except BaseException:

@@ -83,7 +83,7 @@ class Job(Work[K, V]):
         target: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        for argument, number in (("workers", workers), ("page_size", page_size), ("parts", parts)):
+        for argument, number in (("workers", workers), ("parts", parts)):
             if number is not None and number < 1:
                 raise ValueError(f"{argument} must be at least 1, not {number}")
         if executor is not None and target is None:

@@ -13,7 +13,8 @@ from zddm_flags._sync.bulk import Bulk, Located
 from zddm_flags._sync.migration import CopyRules
 from zddm_flags._sync.work import Stopped, Work
 from zddm_flags.errors import InvalidKey
-from zddm_flags.jobs import Part, Progress, part_name, saved_plan
+from zddm_flags.hashing import passes
+from zddm_flags.jobs import Part, Progress, names_found, part_name, saved_plan
 from zddm_flags.protocols import Page
 from zddm_flags.results import RepairResult
 
@@ -72,11 +73,12 @@ class Repair(Work[K, V]):
         """Do it, to the end or until `stop()`.
 
         Raises:
-            Unsupported: a key can only be found by a scan, which Old cannot do.
+            Unsupported: Old's reads may lag; or a key can only be found by a scan, which Old cannot do.
             CorruptCheckpoint: what the last verify left cannot be understood.
 
         Whatever the stores or the ledger raised last, where they failed for longer than `patience_seconds`.
         """
+        self._proxy.check_strong_reads("repair")
         self._began = self._clock()
         finished = True
         try:
@@ -126,8 +128,10 @@ class Repair(Work[K, V]):
         if self._found_by_verify:
             found = self._found()
             self._expected = len(found)
-            for start in range(0, len(found), self._page_size):
-                yield found[start : start + self._page_size]
+            while found:
+                limit = self._allowance()
+                yield found[:limit]
+                del found[:limit]
             return
         self._expected = (self._persistently(self._proxy.ledger.summary)).stale
         cursor: str | None = None
@@ -149,7 +153,7 @@ class Repair(Work[K, V]):
             name = part_name("verify", number)
             part = Part.load(name, kept[name].data) if name in kept else None
             if part is not None and plan is not None and part.run == plan.run:
-                found += (bytes.fromhex(each[0]) for each in part.more.get("found", ()))
+                found += names_found(name, part)
         return found
 
     def _made_again(self, names: Collection[bytes], unknown: set[bytes]) -> list[Located[K]]:
@@ -195,7 +199,7 @@ class Repair(Work[K, V]):
             extra = [each for each in absent if found.get(each.key) is not None]
         names = {each.name for each in extra}
         if self._dry_run:
-            self._tell(located, len(held), len(extra))
+            self._tell(located, held, names)
             return
         rules = CopyRules(everything=self._everything, distrust=True)
         done, _ = self._copy("repair", [each for each in located if each.name not in names], rules)
@@ -205,7 +209,14 @@ class Repair(Work[K, V]):
         self._counts.update({name: keys for name, keys in (done + done_extra).items() if name != "absent"})
         self._counts["keys"] += len(located)
 
-    def _tell(self, located: Sequence[Located[K]], copied: int, extra: int) -> None:
+    def _tell(self, located: Sequence[Located[K]], held: Collection[K], extra: Collection[bytes]) -> None:
+        """Count what a run that is no dry one would do at the rate of now."""
+        rate = self._proxy.gate.write_rate
         self._counts["keys"] += len(located)
-        self._counts["copied"] += copied
-        self._counts["deleted" if self._delete_extra else "extra"] += extra
+        for each in located:
+            if not (self._everything or passes(each.hash, rate)):
+                self._counts["not_covered"] += 1
+            elif each.key in held:
+                self._counts["copied"] += 1
+            elif each.name in extra:
+                self._counts["deleted" if self._delete_extra else "extra"] += 1

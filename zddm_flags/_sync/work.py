@@ -53,6 +53,8 @@ class Work(Generic[K, V]):
         patience_seconds: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if page_size < 1:
+            raise ValueError(f"page_size must be at least 1, not {page_size}")
         self._proxy = proxy
         self._page_size = page_size
         self._per_second = per_second
@@ -81,6 +83,8 @@ class Work(Generic[K, V]):
     def _allowance(self) -> int:
         """How many keys of Old may be read now, from 1: waits until there are some. Raises Stopped."""
         while True:
+            if self._stopper.stopped:
+                raise Stopped
             live = self._proxy.gate.decision.rollout.backfill_per_second
             if live is not None:
                 live /= self._sharing or 1
@@ -168,11 +172,16 @@ class Work(Generic[K, V]):
             counts.subtract(outcomes[each.name] for each in again)
             half = len(refused) // 2
             batches += [part for part in (refused[:half], refused[half:]) if part]
+            if len(again) < len(batch):
+                patience.renew()
             if again:
                 if patience.is_over(len(again)):
                     counts["pending"] += len(again)
                 else:
-                    batches.append(again)
+                    # A New that cannot take so many in the time of one operation may take half of them.
+                    failed = any(outcomes[each.name] == "failed" for each in again)
+                    half = len(again) // 2 if failed else 0
+                    batches += [part for part in (again[:half], again[half:]) if part]
                     self._wait(
                         patience.pause(), "operations on some keys are in progress, or were left by a crash"
                     )
@@ -203,7 +212,7 @@ class Patience:
         """Whether nothing came of these for too long."""
         if self._left is None or left < self._left:
             self.renew()
-        self._left = left
+            self._left = left
         return self._clock() >= self._until
 
     def pause(self) -> float:
