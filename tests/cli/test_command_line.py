@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from zddm_flags.cli import command_line
+
 ROOT_COMMAND = [sys.executable, "-m", "zddm_flags"]
 
 
@@ -20,7 +22,7 @@ def run(*arguments, **environment):
     )
 
 
-@pytest.mark.parametrize("command", [[], ["demo"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in command_line.commands)])
 def test_help_teaches(command):
     """`--help` of every command says what it does and exits with 0."""
     done = run(*command, "--help")

@@ -156,9 +156,13 @@ class AsyncJob(AsyncWork[K, V]):
             raise LedgerNotShared(
                 "what runs elsewhere sees the ledger only if it is shared: RedisLedger, SqlAlchemyLedger"
             )
-        await self._before_plan()
-        self._began = self._clock()
-        plan = await self._take_over_plan()
+        try:
+            await self._before_plan()
+            self._began = self._clock()
+            plan = await self._take_over_plan()
+        except Stopped:
+            self._waiting = None
+            return Plan("", (), dict(self._asked()), state="stopped")  # nothing was begun
         self._rows_before = self._rows(self._counts())
         try:
             if self._executor is None:
@@ -182,8 +186,11 @@ class AsyncJob(AsyncWork[K, V]):
             self._waiting = None
         done = all(self._part(number).done for number in range(len(plan.ranges)))
         plan = self._ended(plan, "finished" if done else "stopped")
+        try:
+            await self._save(self.name, plan.dump())
+        except Stopped:  # the ledger fails: to it the run goes on, and so will the next one
+            plan = replace(plan, state="stopped")
         self._plan = plan
-        await self._save(self.name, plan.dump())
         return plan
 
     async def _take_over_plan(self) -> Plan:

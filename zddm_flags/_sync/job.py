@@ -157,9 +157,13 @@ class Job(Work[K, V]):
             raise LedgerNotShared(
                 "what runs elsewhere sees the ledger only if it is shared: RedisLedger, SqlAlchemyLedger"
             )
-        self._before_plan()
-        self._began = self._clock()
-        plan = self._take_over_plan()
+        try:
+            self._before_plan()
+            self._began = self._clock()
+            plan = self._take_over_plan()
+        except Stopped:
+            self._waiting = None
+            return Plan("", (), dict(self._asked()), state="stopped")  # nothing was begun
         self._rows_before = self._rows(self._counts())
         try:
             if self._executor is None:
@@ -183,8 +187,11 @@ class Job(Work[K, V]):
             self._waiting = None
         done = all(self._part(number).done for number in range(len(plan.ranges)))
         plan = self._ended(plan, "finished" if done else "stopped")
+        try:
+            self._save(self.name, plan.dump())
+        except Stopped:  # the ledger fails: to it the run goes on, and so will the next one
+            plan = replace(plan, state="stopped")
         self._plan = plan
-        self._save(self.name, plan.dump())
         return plan
 
     def _take_over_plan(self) -> Plan:

@@ -6,6 +6,8 @@ import importlib.util
 
 import click
 
+from zddm_flags.cli.backfill import backfill
+from zddm_flags.cli.repair import repair
 from zddm_telemetry.version import VERSION
 
 __all__ = ["command_line", "run"]
@@ -94,3 +96,7 @@ def demo(
     from zddm_flags.cli.demo import Options, run_demo
 
     return run_demo(Options(kind, seconds, seed, plain, otlp, flag_key, relay))
+
+
+command_line.add_command(backfill)
+command_line.add_command(repair)

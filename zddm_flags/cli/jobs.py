@@ -10,8 +10,10 @@ import shlex
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -32,17 +34,24 @@ __all__ = [
     "Screen",
     "again",
     "app_dir_option",
-    "gave_up",
+    "counts_of",
+    "duration",
+    "explained",
     "json_option",
     "load_target",
     "make_screen",
+    "pace_of",
     "page_size_option",
     "parts_option",
+    "patience_option",
     "per_second_option",
+    "percent",
     "plain_option",
     "restart_option",
+    "rows_of",
     "target_argument",
     "tell",
+    "waiting_of",
     "workers_option",
 ]
 
@@ -107,6 +116,15 @@ parts_option = click.option(
     metavar="N",
     help="Split Old into so many parts at most.  [default: by how many keys it holds]",
 )
+patience_option = click.option(
+    "--patience",
+    "patience_seconds",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    default=60.0,
+    show_default="60",
+    help="For how long a store or the ledger may fail, at a stretch, before this gives up.",
+)
 restart_option = click.option(
     "--restart", is_flag=True, help="Begin anew, whatever an earlier run left unfinished."
 )
@@ -160,23 +178,60 @@ class LoadedTarget:
                 may hold keys.
         """
         try:
-            with _Follower(job, screen):
+            with explained(), _Follower(job, screen):
                 return self.call(job.run)
         except KeyboardInterrupt:
             _hint(f"Ended at once: the page in progress is done again. Go on with: {again()}")
             raise
-        except ZddmError as error:
-            raise CouldNotRun(str(error)) from error
-        except Exception as error:
-            raise gave_up(error) from error
+
+    def wait_for_write_rate(self, seconds: float = 5.0) -> None:
+        """Wait until New may be written to, for LaunchDarkly may not have answered yet.
+
+        Raises:
+            CouldNotRun: it may not after so long. The message says why, and what to do.
+        """
+        give_up_at = time.monotonic() + seconds
+        while not self.proxy.new_takes_writes:
+            if time.monotonic() >= give_up_at:
+                raise CouldNotRun(self._why_no_writes())
+            time.sleep(_LOOK_SECONDS)
+
+    def _why_no_writes(self) -> str:
+        if not self.proxy.enabled:
+            return f"the proxy of {self.name} is disabled, so that nothing is written to New: let it be enabled"
+        return (
+            f"{self.rate_source} writes 0 % of the keys to New: it is at 0 or killed, or LaunchDarkly did not "
+            "answer. Nothing may be copied then. Raise the write rate, and run this again"
+        )
+
+    @property
+    def rate_source(self) -> str:
+        """What sets the rates, in words."""
+        flag_key = self.proxy.gate.flag_key
+        return "the gate" if flag_key is None else f"the flag {flag_key!r}"
 
 
-def gave_up(error: Exception) -> CouldNotRun:
-    """The message for an error of a store or the ledger that did not go away."""
-    return CouldNotRun(
-        f"gave up: {_who_failed(error)} fails with {type(error).__name__}. What is done stays done. See to it, "
-        f"and go on with: {again()}"
-    )
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """What a store or the ledger raises within becomes CouldNotRun, with its type alone: its text may hold keys.
+
+    The texts of this library's own errors hold none, and say what to do.
+    """
+    try:
+        yield
+    except click.ClickException:
+        raise
+    except ZddmError as error:
+        raise CouldNotRun(str(error)) from error
+    except BrokenExecutor as error:
+        raise CouldNotRun(
+            f"gave up: a worker ended ({type(error).__name__}). What is done stays done. Go on with: {again()}"
+        ) from error
+    except Exception as error:
+        raise CouldNotRun(
+            f"gave up: {_who_failed(error)} fails with {type(error).__name__}. What is done stays done. See to "
+            f"it, and go on with: {again()}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -238,8 +293,10 @@ def _who_failed(error: Exception) -> str:
     """Old, New or the ledger, by the functions of this library that the error came through.
 
     Those that call one store are named for it: `scan_old`, `read_new`. All else that a job tries again and again
-    is a call of the ledger.
+    is a call of the ledger. What a worker process raised has lost its way here.
     """
+    if type(error.__cause__).__name__ == "_RemoteTraceback":  # which concurrent.futures does not export
+        return "a store, or the ledger,"
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_globals.get("__name__", "").startswith("zddm_flags."):
             for ending, store in (("_old", "Old"), ("_new", "New")):
@@ -267,6 +324,7 @@ class _Follower:
         self._job = job
         self._screen = screen
         self._asked = False
+        self._told_before = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="zddm-follower", daemon=True)
         self._handlers: dict[int, Any] = {}
@@ -291,17 +349,25 @@ class _Follower:
         self._asked = True
 
     def _follow(self) -> None:
-        told = False
+        stopping = False
         while not self._over.wait(_LOOK_SECONDS):
-            if self._asked and not told:
-                told = True
+            if self._asked and not stopping:
+                stopping = True
                 self._job.stop()
                 self._show(
                     lambda: self._screen.note("Stops after the page in progress. Ctrl-C again ends it at once.")
                 )
-            self._show(lambda: self._screen.show(self._job.progress()))
-        self._show(lambda: self._screen.show(self._job.progress(), last=True))
+            self._show(self._look)
+        self._show(lambda: self._look(last=True))
         self._show(self._screen.close)
+
+    def _look(self, *, last: bool = False) -> None:
+        progress = self._job.progress()
+        before = progress.rows - progress.rows_now
+        if before and not self._told_before:
+            self._told_before = True
+            self._screen.note(f"Goes on where an earlier run was, after {before:,} rows.")
+        self._screen.show(progress, last=last)
 
     def _show(self, act: Callable[[], None]) -> None:
         """A screen that cannot be written to any more, as of a terminal that was closed, ends no job."""
@@ -367,33 +433,36 @@ class _Lines:
         """See `Screen.show`."""
         if last or progress.seconds >= self._next:
             self._next = progress.seconds + _LINE_SECONDS
-            self.note(
-                "; ".join(each for each in (rows_of(progress), pace_of(progress), waiting_of(progress)) if each)
-            )
+            parts = (rows_of(progress), counts_of(progress), pace_of(progress), waiting_of(progress))
+            self.note("; ".join(part for part in parts if part))
 
     def note(self, text: str) -> None:
         """See `Screen.note`."""
-        click.echo(text, err=True)
+        _hint(text)
 
     def close(self) -> None:
         """See `Screen.close`."""
 
 
 def rows_of(progress: Progress) -> str:
-    """How many rows, of about how many, and what came of them."""
+    """How many rows, of about how many."""
     of = "" if progress.expected is None else f" of about {progress.expected:,}"
-    counts = ", ".join(
-        f"{number:,} {name.replace('_', ' ')}"
-        for name, number in progress.counts.items()
-        if number and name not in {"rows", "keys"}
-    )
-    return f"{progress.rows:,}{of} rows" + (f": {counts}" if counts else "")
+    return f"{progress.rows:,}{of} rows"
+
+
+def counts_of(progress: Progress) -> str:
+    """What came of the rows."""
+    counts = {name: number for name, number in progress.counts.items() if number and name not in _NO_OUTCOMES}
+    return ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in counts.items())
+
+
+_NO_OUTCOMES = {"rows", "keys"}
 
 
 def pace_of(progress: Progress) -> str:
     """How fast it is, since when, and about how long it takes yet."""
     left = progress.seconds_left
-    ahead = "" if left is None else f", about {duration(left)} left"
+    ahead = f", about {duration(left)} left" if left else ""
     return f"{progress.per_second:,.0f} rows/s, {duration(progress.seconds)}{ahead}"
 
 
@@ -427,5 +496,6 @@ def tell(lines: Iterable[str], document: Mapping[str, object], *, as_json: bool)
 
 
 def _hint(text: str) -> None:
+    """Say something on stderr, if anybody reads it."""
     with contextlib.suppress(OSError):
         click.echo(text, err=True)

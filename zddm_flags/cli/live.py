@@ -5,9 +5,10 @@ from __future__ import annotations
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
-from zddm_flags.cli.jobs import pace_of, rows_of, waiting_of
+from zddm_flags.cli.jobs import counts_of, pace_of, rows_of, waiting_of
 from zddm_flags.jobs import Progress
 
 __all__ = ["LiveScreen"]
@@ -26,14 +27,19 @@ class LiveScreen:
     def show(self, progress: Progress, *, last: bool = False) -> None:
         """See `Screen.show`."""
         del last
-        lines = [(self._title, "bold"), (rows_of(progress), ""), (pace_of(progress), "dim")]
-        title, *others = (
-            Text(text, style=style, no_wrap=True, overflow="ellipsis")
-            for text, style in [*lines, (waiting_of(progress), "yellow")]
-            if text
+        bar = Table.grid(expand=True)  # without it the next line would go on where the bar ends
+        bar.add_row(ProgressBar(total=progress.expected, completed=progress.rows))
+        self._live.update(
+            Group(
+                _line(self._title, "bold"),
+                bar,
+                _line(rows_of(progress), ""),
+                _line(counts_of(progress), ""),
+                _line(pace_of(progress), "dim"),
+                _line(waiting_of(progress), "yellow"),
+            ),
+            refresh=True,
         )
-        bar = ProgressBar(total=progress.expected, completed=progress.rows)
-        self._live.update(Group(title, bar, *others), refresh=True)
 
     def note(self, text: str) -> None:
         """See `Screen.note`."""
@@ -42,6 +48,10 @@ class LiveScreen:
     def close(self) -> None:
         """See `Screen.close`."""
         self._live.stop()
+
+
+def _line(text: str, style: str) -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
 class _Console(Console):

@@ -1,0 +1,113 @@
+"""What the results of backfill and repair are in words, and in exit codes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from zddm_flags.cli.jobs import INTERRUPTED, again, duration, percent, tell
+from zddm_flags.ledger import MAX_KEY_BYTES
+from zddm_flags.results import BackfillResult, RepairResult
+
+__all__ = ["tell_backfill", "tell_repair"]
+
+
+def tell_backfill(result: BackfillResult, target: str, *, as_json: bool) -> int:
+    """Print what a backfill did, and return the exit code."""
+    lines = _backfill_lines(result, target)
+    tell(lines, {"job": "backfill", **asdict(result), "complete": result.complete}, as_json=as_json)
+    return _exit_code(finished=result.finished, complete=result.complete)
+
+
+def tell_repair(result: RepairResult, target: str, *, as_json: bool) -> int:
+    """Print what a repair did, or would do, and return the exit code."""
+    complete = result.finished and not result.keys if result.dry_run else result.complete
+    lines = _dry_run_lines(result) if result.dry_run else _repair_lines(result, target)
+    tell(lines, {"job": "repair", **asdict(result), "complete": complete}, as_json=as_json)
+    return _exit_code(finished=result.finished, complete=complete)
+
+
+def _exit_code(*, finished: bool, complete: bool) -> int:
+    if not finished:
+        return INTERRUPTED
+    return 0 if complete else 1
+
+
+def _backfill_lines(result: BackfillResult, target: str) -> list[str]:
+    counts = _counts(
+        (result.copied, "copied"),
+        (result.present, "in New already"),
+        (result.absent, "deleted meanwhile"),
+        (result.not_covered, "not covered"),
+    )
+    if not result.finished:
+        return [f"Stopped after {_rows(result.rows)}{counts}. Go on with: {again()}"]
+    resumed = ", going on from where an earlier one was" if result.resumed else ""
+    lines = [f"Backfilled {_rows(result.rows)} in {duration(result.seconds)}{resumed}{counts}."]
+    lines += _left(
+        (result.refused, "refused by New: they are stale, and Old serves them"),
+        (result.pending, "left, for operations on them went on for too long, or New failed: Old serves them"),
+        (
+            result.too_long,
+            f"too long for a ledger (over {MAX_KEY_BYTES} bytes): they stay in Old, whatever is run",
+        ),
+    )
+    if result.refused or result.pending:
+        lines.append(f"See why (the events that New failed say so), then: zddm repair {target}")
+    if result.not_covered:
+        lines.append(
+            f"Covered are {percent(result.covered)} of the keys: raise the write rate, and run this again for the "
+            "others."
+        )
+    else:
+        lines.append(f"Next, compare the stores: zddm verify {target}")
+    return lines
+
+
+def _repair_lines(result: RepairResult, target: str) -> list[str]:
+    counts = _counts((result.copied, "copied"), (result.deleted, "deleted from New, or in neither store"))
+    if not result.finished:
+        return [f"Stopped after {_rows(result.keys)}{counts}. Do the rest with: {again()}"]
+    if not result.keys:
+        return ["There was nothing to repair."]
+    lines = [f"Repaired {_rows(result.keys - _not_repaired(result))} in {duration(result.seconds)}{counts}."]
+    lines += _left(
+        (result.extra, "left in New, though Old lacks them, and stale: --delete-extra deletes them"),
+        (result.not_covered, "left, for they are above the write rate: raise it, or give --all"),
+        (result.refused, "refused by New: they are stale, and Old serves them. See why, and run this again"),
+        (result.pending, "left, for operations on them went on for too long, or New failed: run this again"),
+        (result.not_found, "in neither store, so that their marks stay"),
+    )
+    if result.complete:
+        lines.append(f"Next, compare the stores: zddm verify {target}")
+    return lines
+
+
+def _not_repaired(result: RepairResult) -> int:
+    return result.extra + result.not_covered + result.refused + result.pending + result.not_found
+
+
+def _dry_run_lines(result: RepairResult) -> list[str]:
+    if not result.finished:
+        return [f"Stopped after {_rows(result.keys)}. Nothing was changed."]
+    if not result.keys:
+        return ["There is nothing to do."]
+    would = _counts(
+        (result.copied, "would be copied"),
+        (result.deleted, "would be deleted from New"),
+        (result.extra, "are in New only, and would stay without --delete-extra"),
+        (result.not_found, "are in neither store"),
+    )
+    return [f"{_rows(result.keys)} to repair{would}.", "Nothing was changed: run it without --dry-run."]
+
+
+def _rows(number: int) -> str:
+    return f"{number:,} {'row' if number == 1 else 'rows'}"
+
+
+def _counts(*counts: tuple[int, str]) -> str:
+    told = ", ".join(f"{number:,} {what}" for number, what in counts if number)
+    return f": {told}" if told else ""
+
+
+def _left(*counts: tuple[int, str]) -> list[str]:
+    return [f"  {number:,} {what}." for number, what in counts if number]
