@@ -39,7 +39,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from tests.worlds import settle
 from zddm_adapters.sqlalchemy import AsyncSqlAlchemyAdapter, SqlAlchemyAdapter
-from zddm_flags.errors import NotApplied, Unsupported
+from zddm_flags.errors import NotApplied, Unsupported, ValueRefused
 from zddm_flags.protocols import (
     AsyncScannable,
     AsyncStorageAdapter,
@@ -174,7 +174,7 @@ class TestBatches:
         """Where one row of a batch is refused none is written, and that is certain."""
         items = {number: dict(ANN) for number in range(50)}
         items[25]["name"] = None
-        with pytest.raises(NotApplied) as caught:
+        with pytest.raises(ValueRefused) as caught:  # and by a database that is well
             await settle(adapter.write_many(items))
         assert isinstance(caught.value.__cause__, IntegrityError)
         assert world.rows(users) == []
