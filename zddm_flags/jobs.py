@@ -292,6 +292,6 @@ def _seconds(found: object) -> float:
 def _corrupt(name: str) -> CorruptCheckpoint:
     return CorruptCheckpoint(
         f"the checkpoint {name!r} in the ledger is corrupt, or of another version of zddm-flags: begin the "
-        f"{name.partition('/')[0]} anew with restart=True (on the command line --restart), which loses nothing but "
-        "the progress"
+        f"{name.partition('/')[0]} anew with restart=True (on the command line --restart), which loses nothing "
+        "but the progress"
     )

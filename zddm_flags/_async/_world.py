@@ -178,7 +178,6 @@ async def together(works: Sequence[Calls[None]], stopper: Stopper) -> None:
 
     Raises what the first one did, when all have ended.
     """
-
     raised: list[BaseException] = []  # in the order of time: the others then tell only that they were stopped
 
     async def done(work: Calls[None]) -> None:

@@ -120,7 +120,6 @@ def together(works: Sequence[Calls[None]], stopper: Stopper) -> None:
 
     Raises what the first one did, when all have ended.
     """
-
     if len(works) == 1:
         works[0]()
         return
