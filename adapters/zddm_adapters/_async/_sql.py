@@ -159,7 +159,7 @@ class AsyncSqlAlchemyAdapter(Generic[K, V]):
         table = self._table
         rows = _before_the_store(lambda: [table.row_parameters(key, items[key]) for key in in_order(items)])
         if rows:
-            await self._apply(table.upsert, [rows])
+            await self._apply(*table.upserts(rows))
 
     async def delete_many(self, keys: Sequence[K]) -> None:
         """Delete each, all or nothing, in one transaction; no error where one is absent."""

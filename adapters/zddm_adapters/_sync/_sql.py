@@ -160,7 +160,7 @@ class SqlAlchemyAdapter(Generic[K, V]):
         table = self._table
         rows = _before_the_store(lambda: [table.row_parameters(key, items[key]) for key in in_order(items)])
         if rows:
-            self._apply(table.upsert, [rows])
+            self._apply(*table.upserts(rows))
 
     def delete_many(self, keys: Sequence[K]) -> None:
         """Delete each, all or nothing, in one transaction; no error where one is absent."""
