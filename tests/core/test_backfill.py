@@ -7,6 +7,7 @@ import json
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.core.worlds import MANY, PLAIN, SCANNED, Migration, Trouble, World, cursor_of
-from zddm_flags import Backfill, Guard, Page, Proxy, Rollout, StoreInfo, Telemetry, TrafficGate
+from zddm_flags import AsyncBackfill, Backfill, Guard, Page, Proxy, Rollout, StoreInfo, Telemetry, TrafficGate
 from zddm_flags.errors import CorruptCheckpoint, InvalidKey, NotApplied, Superseded, Unsupported
 from zddm_flags.jobs import Progress
 
@@ -761,6 +762,25 @@ async def test_stopped_in_the_middle_of_a_kill(world: World) -> None:
     assert migration.new.requests == []
     migration.gate.set_rate(1.0)
     assert (await migration.backfill(page_size=10).run()).resumed
+
+
+@pytest.mark.timeout(20)
+async def test_a_stop_ends_a_real_wait_at_once(world: World) -> None:
+    """A stop from another thread ends a job that really waits, in threads as in tasks, and `run` returns."""
+    migration = scannable(world, Rollout(1.0, 1.0, 0), old=values(30))
+    make: Any = Backfill if world.blocking else AsyncBackfill
+    job = make(migration.proxy, workers=2, parts=2)
+    with ThreadPoolExecutor(2) as pool:
+        running = world.spawn(_awaited(world, job.run), pool)
+        await world.until(lambda: job.progress().waiting is not None)
+        pool.submit(job.stop).result()
+        result = await running
+    assert (result.finished, result.rows) == (False, 0)
+    assert job.progress().waiting is None
+
+
+async def _awaited(world: World, function: Any) -> Any:
+    return await world.call(function)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
