@@ -209,16 +209,17 @@ def _call(function: Any) -> Any:
     return hook
 
 
-async def test_another_scope_begins_anew(world: World) -> None:
-    """A run with `everything` does not go on where one without it was stopped."""
+@pytest.mark.parametrize("first", [False, True])
+async def test_another_scope_begins_anew(world: World, first: bool) -> None:
+    """A run with `everything` does not go on where one without it was stopped, nor the other way round."""
     held = values(60)
     migration = scannable(world, 0.5, old=held)
-    job = migration.backfill(page_size=10)
+    job = migration.backfill(page_size=10, everything=first)
     migration.new.after["write_many"] = _call(job.stop)
     await job.run()
-    result = await migration.backfill(page_size=10, everything=True).run()
+    result = await migration.backfill(page_size=10, everything=not first).run()
     assert (result.resumed, result.finished, result.rows) == (False, True, 60)
-    assert migration.new.values == held
+    assert set(migration.new.values) >= (below(migration, 0.5, held) if first else set(held))
 
 
 # --- Keys of every state
@@ -269,6 +270,23 @@ async def test_a_token_that_a_crash_left_is_waited_for_until_it_is_reaped(world:
     assert 34 <= result.seconds < 45
     assert migration.left == (0, 0)
     assert migration.new.values == {"a": "1", "b": "2"}
+
+
+async def test_the_time_of_a_kill_is_not_that_of_a_token(world: World) -> None:
+    """A key that is pending when a kill comes is waited for anew after the kill, however long that took."""
+    migration = scannable(world, old={"a": "1", "b": "2"})
+    migration.rows.begin([migration.gate.locate("a")[1]], b"crashed")
+    job = migration.backfill()
+
+    async def kill() -> None:
+        migration.gate.set_rate(0.0)
+
+    async def revive() -> None:
+        migration.gate.set_rate(1.0)
+
+    job.time.hooks = [kill, *[None] * 1000, revive]
+    result = await job.run()
+    assert (result.copied, result.pending, result.complete) == (2, 0, True)
 
 
 async def test_a_key_that_stays_pending_is_left_and_told(world: World) -> None:
@@ -729,6 +747,24 @@ async def test_one_that_is_overtaken_before_its_last_save_is_superseded(world: W
         await migration.backfill().run()
     assert saved(migration, "backfill")["state"] == "finished"
     assert migration.new.values == migration.old.values
+
+
+async def test_one_that_is_overtaken_between_two_parts_begins_no_other(world: World) -> None:
+    """Who finds, between two parts, that the run is another's ends there, and leaves the rest to the other."""
+    held = values(20)
+    migration = scannable(world, old=held)
+    other = migration.in_another_process(1.0).backfill()
+
+    async def overtake() -> None:
+        other.stop()
+        assert not (await other.run()).finished
+
+    migration.ledger.after["save_checkpoint"] = _after(3, overtake, migration)  # plan, part, and its page
+    with pytest.raises(Superseded):
+        await migration.backfill(parts=2).run()
+    assert set(migration.new.values) == set(keys(20)[:11])
+    assert (await migration.backfill().run()).resumed
+    assert migration.new.values == held
 
 
 # --- Stopping
