@@ -112,7 +112,7 @@ class ScannedStore(Store):
         return Page(items, self._cursor(page[-1]) if len(inside) > limit else None)
 
     def _sorted(self) -> list[Any]:
-        return sorted(tuple(self.values), key=self._order)  # a copy first: writers go on
+        return sorted(list(self.values), key=self._order)  # noqa: C414 - a copy first: writers go on
 
     def _cursor(self, key: Any) -> str:
         return self._tag + ledger_key(key).hex()

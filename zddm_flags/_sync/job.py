@@ -289,8 +289,8 @@ class Job(Work[K, V]):
             except ValueError as error:
                 # An adapter refuses a cursor so, as that of a table whose key was changed; and much else.
                 error.add_note(
-                    f"while {self.name} walked from where {part_name(self.name, number)!r} in the ledger says: if "
-                    "it is this cursor that the adapter refuses, begin anew with restart=True (on the command line "
+                    f"{self.name} went on from where {part_name(self.name, number)!r} in the ledger says: if it "
+                    "is this cursor that the adapter refuses, begin anew with restart=True (on the command line "
                     "--restart), which loses nothing but the progress"
                 )
                 raise

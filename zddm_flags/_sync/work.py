@@ -105,7 +105,7 @@ class Work(Generic[K, V]):
             if granted == wanted:
                 return wanted
             pace.give_back(granted)
-            self._wait(min(LOOK_SECONDS, (wanted - granted) / per_second), "as many a second as may be")
+            self._wait(min(LOOK_SECONDS, (wanted - granted) / per_second), "the limit of rows a second")
 
     def _may_use_new(self, key: K, *, writing: bool) -> bool:
         """Wait until New may be called; returns whether that took a while. Raises Stopped."""
