@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from zddm_flags._async._world import together
 from zddm_flags._async.bulk import AsyncBulk
 from zddm_flags._async.work import LOOK_SECONDS, AsyncWork, Stopped
-from zddm_flags.errors import LedgerNotShared, Superseded
+from zddm_flags.errors import CorruptCheckpoint, LedgerNotShared, Superseded
 from zddm_flags.jobs import JobName, JobState, Part, Plan, Progress, Range, new_run, part_name, saved_plan
 from zddm_flags.ledger import Checkpoint
 from zddm_flags.remote import RemotePart, run_part
@@ -156,9 +156,13 @@ class AsyncJob(AsyncWork[K, V]):
             raise LedgerNotShared(
                 "what runs elsewhere sees the ledger only if it is shared: RedisLedger, SqlAlchemyLedger"
             )
-        await self._before_plan()
-        self._began = self._clock()
-        plan = await self._take_over_plan()
+        try:
+            await self._before_plan()
+            self._began = self._clock()
+            plan = await self._take_over_plan()
+        except Stopped:
+            self._waiting = None
+            return Plan(self._run_of_plan, (), dict(self._asked()), state="stopped")
         self._rows_before = self._rows(self._counts())
         try:
             if self._executor is None:
@@ -183,7 +187,8 @@ class AsyncJob(AsyncWork[K, V]):
         done = all(self._part(number).done for number in range(len(plan.ranges)))
         plan = self._ended(plan, "finished" if done else "stopped")
         self._plan = plan
-        await self._save(self.name, plan.dump())
+        with suppress(Stopped):  # the ledger fails: it keeps the plan as running, and a later run goes on with it
+            await self._save(self.name, plan.dump())
         return plan
 
     async def _take_over_plan(self) -> Plan:
@@ -198,19 +203,28 @@ class AsyncJob(AsyncWork[K, V]):
             self._know_parts(plan, kept)
         plan = replace(plan, state="running", owner=self._owner)
         await self._save(self.name, plan.dump())
+        if not self.resumed:
+            await self._clear_corrupt_parts(plan, kept)
         self._plan = plan
         return plan
 
     async def _new_plan(self, kept: Mapping[str, Checkpoint]) -> Plan:
-        backfill = saved_plan("backfill", kept)
         expected = await self._persistently(self._proxy.count_old)
         parts = self._most_parts
         if parts is None:
             by_size = self._workers * 4 if expected is None else expected // ROWS_PER_PART
             parts = max(self._workers, min(MOST_PARTS, by_size))
         ranges = await self._persistently(partial(self._ranges, parts))
-        after = backfill.run if backfill is not None and backfill.state == "finished" else None
-        return Plan(new_run(), tuple(ranges), dict(self._asked()), expected, after=after)
+        return Plan(new_run(), tuple(ranges), dict(self._asked()), expected, after=_finished_run("backfill", kept))
+
+    async def _clear_corrupt_parts(self, plan: Plan, kept: Mapping[str, Checkpoint]) -> None:
+        """Replace the checkpoints of this plan's parts that an earlier run left, and that nobody understands."""
+        for name in (part_name(self.name, number) for number in range(len(plan.ranges))):
+            try:
+                if name in kept:
+                    Part.load(name, kept[name].data)
+            except CorruptCheckpoint:
+                await self._save(name, Part(plan.run).dump())
 
     def _know_parts(self, plan: Plan, kept: Mapping[str, Checkpoint]) -> None:
         """Note how far the parts of the run are, by the ledger."""
@@ -341,6 +355,15 @@ class AsyncJob(AsyncWork[K, V]):
         if self._plan is None or self._plan.owner != owner:
             raise _superseded(self.name)
         await self._do_part(number)
+
+
+def _finished_run(job: JobName, kept: Mapping[str, Checkpoint]) -> str | None:
+    """The last run of a job, if it finished. None where its plan is corrupt, too: others need it, and say so."""
+    try:
+        plan = saved_plan(job, kept)
+    except CorruptCheckpoint:
+        return None
+    return plan.run if plan is not None and plan.state == "finished" else None
 
 
 def _superseded(name: str) -> Superseded:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from zddm_flags._sync._world import together
 from zddm_flags._sync.bulk import Bulk
 from zddm_flags._sync.work import LOOK_SECONDS, Stopped, Work
-from zddm_flags.errors import LedgerNotShared, Superseded
+from zddm_flags.errors import CorruptCheckpoint, LedgerNotShared, Superseded
 from zddm_flags.jobs import JobName, JobState, Part, Plan, Progress, Range, new_run, part_name, saved_plan
 from zddm_flags.ledger import Checkpoint
 from zddm_flags.remote import RemotePart, run_part
@@ -157,9 +157,13 @@ class Job(Work[K, V]):
             raise LedgerNotShared(
                 "what runs elsewhere sees the ledger only if it is shared: RedisLedger, SqlAlchemyLedger"
             )
-        self._before_plan()
-        self._began = self._clock()
-        plan = self._take_over_plan()
+        try:
+            self._before_plan()
+            self._began = self._clock()
+            plan = self._take_over_plan()
+        except Stopped:
+            self._waiting = None
+            return Plan(self._run_of_plan, (), dict(self._asked()), state="stopped")
         self._rows_before = self._rows(self._counts())
         try:
             if self._executor is None:
@@ -184,7 +188,8 @@ class Job(Work[K, V]):
         done = all(self._part(number).done for number in range(len(plan.ranges)))
         plan = self._ended(plan, "finished" if done else "stopped")
         self._plan = plan
-        self._save(self.name, plan.dump())
+        with suppress(Stopped):  # the ledger fails: it keeps the plan as running, and a later run goes on with it
+            self._save(self.name, plan.dump())
         return plan
 
     def _take_over_plan(self) -> Plan:
@@ -199,19 +204,28 @@ class Job(Work[K, V]):
             self._know_parts(plan, kept)
         plan = replace(plan, state="running", owner=self._owner)
         self._save(self.name, plan.dump())
+        if not self.resumed:
+            self._clear_corrupt_parts(plan, kept)
         self._plan = plan
         return plan
 
     def _new_plan(self, kept: Mapping[str, Checkpoint]) -> Plan:
-        backfill = saved_plan("backfill", kept)
         expected = self._persistently(self._proxy.count_old)
         parts = self._most_parts
         if parts is None:
             by_size = self._workers * 4 if expected is None else expected // ROWS_PER_PART
             parts = max(self._workers, min(MOST_PARTS, by_size))
         ranges = self._persistently(partial(self._ranges, parts))
-        after = backfill.run if backfill is not None and backfill.state == "finished" else None
-        return Plan(new_run(), tuple(ranges), dict(self._asked()), expected, after=after)
+        return Plan(new_run(), tuple(ranges), dict(self._asked()), expected, after=_finished_run("backfill", kept))
+
+    def _clear_corrupt_parts(self, plan: Plan, kept: Mapping[str, Checkpoint]) -> None:
+        """Replace the checkpoints of this plan's parts that an earlier run left, and that nobody understands."""
+        for name in (part_name(self.name, number) for number in range(len(plan.ranges))):
+            try:
+                if name in kept:
+                    Part.load(name, kept[name].data)
+            except CorruptCheckpoint:
+                self._save(name, Part(plan.run).dump())
 
     def _know_parts(self, plan: Plan, kept: Mapping[str, Checkpoint]) -> None:
         """Note how far the parts of the run are, by the ledger."""
@@ -342,6 +356,15 @@ class Job(Work[K, V]):
         if self._plan is None or self._plan.owner != owner:
             raise _superseded(self.name)
         self._do_part(number)
+
+
+def _finished_run(job: JobName, kept: Mapping[str, Checkpoint]) -> str | None:
+    """The last run of a job, if it finished. None where its plan is corrupt, too: others need it, and say so."""
+    try:
+        plan = saved_plan(job, kept)
+    except CorruptCheckpoint:
+        return None
+    return plan.run if plan is not None and plan.state == "finished" else None
 
 
 def _superseded(name: str) -> Superseded:
