@@ -9,13 +9,14 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from structlog.testing import capture_logs
 
 from zddm_adapters import InMemoryAdapter
-from zddm_flags import Backfill, InMemoryLedger, Proxy, Rollout, TrafficGate, Verify
+from zddm_flags import Backfill, InMemoryLedger, NotApplied, Proxy, Repair, Rollout, TrafficGate, Verify
 from zddm_flags.cli import command_line, run
 from zddm_flags.jobs import Plan, Range
 from zddm_flags.ledger import LedgerSummary
@@ -26,9 +27,12 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "finishing.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 BLOCK = re.compile(
-    r"^```(?P<kind>python|console)\n(?P<body>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.DOTALL | re.MULTILINE
+    r"^```(?P<kind>python|console)\n(?P<body>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?",
+    re.DOTALL | re.MULTILINE,
 )
-COMMAND = re.compile(r"^\$ (?P<command>zddm .*?)(?: +# exit code (?P<code>\d+))?\n(?P<shown>(?:(?!\$ ).*\n)*)", re.MULTILINE)
+COMMAND = re.compile(
+    r"^\$ (?P<command>zddm .*?)(?: +# exit code (?P<code>\d+))?\n(?P<shown>(?:(?!\$ ).*\n)*)", re.MULTILINE
+)
 
 
 @pytest.fixture
@@ -116,7 +120,7 @@ def test_the_proxy_for_jobs_is_the_applications(application):
             engine.dispose()
 
 
-# -- the tables ----------------------------------------------------------------------------------------------------
+# -- the tables ------------------------------------------------------------------------------------------------
 
 
 def reasons():
@@ -141,6 +145,35 @@ def test_every_reason_is_on_the_page():
     assert sorted(shown) == sorted(given)
 
 
+class Refusing(InMemoryAdapter):
+    refuses = True
+
+    def write(self, key, value):
+        if self.refuses:
+            raise NotApplied("a constraint") from ValueError()
+        super().write(key, value)
+
+    def write_many(self, items):
+        for key, value in items.items():
+            self.write(key, value)
+
+
+def test_the_advice_for_keys_that_a_backfill_left_leads_to_the_end():
+    """Whoever runs repair, then backfill and verify again, as status says, is told to cut over."""
+    new = Refusing()
+    with capture_logs():
+        proxy = Proxy(TrafficGate(1.0), InMemoryAdapter({"k": 1}), new)
+        assert Backfill(proxy).run().refused == 1
+        new.refuses = False
+        Repair(proxy).run()
+        Verify(proxy).run()
+        [reason] = proxy.migration_status().reasons
+        assert reason.endswith("run repair, then backfill and verify again")
+        Backfill(proxy).run()
+        Verify(proxy).run()
+        assert proxy.migration_status().ready
+
+
 def test_what_it_says_while_it_waits_and_ends():
     """Messages that the page quotes are the program's."""
     sources = "".join(
@@ -161,7 +194,7 @@ def test_what_it_says_while_it_waits_and_ends():
 
 
 def test_the_options_are_the_commands():
-    """Each option that the page names is one of a command's, and each command and each option of verify is named."""
+    """Each option that the page names is one of a command's; it names each command, and each option of verify."""
     options = {
         name: {option for each in command.params for option in each.opts if option.startswith("--")}
         for name, command in command_line.commands.items()
@@ -183,7 +216,7 @@ def test_tests_named_exist():
         assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{test}"
 
 
-# -- what it costs -------------------------------------------------------------------------------------------------
+# -- what it costs ---------------------------------------------------------------------------------------------
 
 
 class Counted:
@@ -204,13 +237,17 @@ class Counted:
         return call
 
 
+def counted(name, store, calls) -> Any:
+    return Counted(name, store, calls)
+
+
 class CountedLedger(InMemoryLedger):
     def __init__(self, calls):
         super().__init__()
         self._calls = calls
 
-    def migration(self, *arguments):
-        return Counted("ledger", super().migration(*arguments), self._calls)
+    def migration(self, name, identity, token_seconds=0.0) -> Any:
+        return counted("ledger", super().migration(name, identity, token_seconds), self._calls)
 
 
 COSTS = {
@@ -229,8 +266,8 @@ def test_calls_of_a_page(row):
     old, new = InMemoryAdapter({f"{number:04}": number for number in range(10_000)}), InMemoryAdapter()
     proxy = Proxy(
         TrafficGate(1.0),
-        Counted("old", old, calls),
-        Counted("new", new, calls),
+        counted("old", old, calls),
+        counted("new", new, calls),
         name="n",
         ledger=CountedLedger(calls),
         guard=None,
@@ -244,7 +281,7 @@ def test_calls_of_a_page(row):
     lines = [line.split(" | ") for line in TEXT.splitlines() if line.startswith("| ") and line.count(" | ") == 3]
     shown = {line[0].removeprefix("| "): [cell.strip(" |") for cell in line[1:]] for line in lines}
     wanted = set()
-    for look in ([row, "verify, both walked side by side"] if "suspected" in row else [row]):
+    for look in [row, "verify, both walked side by side"] if "suspected" in row else [row]:
         for store, cell in zip(("old", "new", "ledger"), shown[look], strict=True):
             wanted |= {f"{store} {call}" for call in cell.split(", ")}
     names = {"ledger checkpoint": "ledger save_checkpoint"}
