@@ -1,8 +1,8 @@
 """What a store must offer to take part, and what it may offer besides.
 
 `StorageAdapter` is all that must be written. The other protocols are optional: what is found is used. Reads and
-writes never call `Scannable` and `SupportsCount`; a backfill and a verify do, for they walk all keys. Every protocol
-has an asyncio twin with the prefix `Async`.
+writes never call `Scannable` and `SupportsCount`; a backfill and a verify do, for they walk all keys. Every
+protocol has an asyncio twin with the prefix `Async`.
 """
 
 from __future__ import annotations

@@ -256,7 +256,13 @@ def spoken():
 def test_every_span_attribute_is_on_the_page():
     """Each attribute of spans and metrics is on the page, and the page names none that there is not."""
     operations = {"zddm.read", "zddm.write", "zddm.delete", "zddm.read_many", "zddm.write_many"}
-    operations |= {"zddm.copy_many", "zddm.compare_many", "zddm.backfill_many", "zddm.repair_many", "zddm.verify_many"}
+    operations |= {
+        "zddm.copy_many",
+        "zddm.compare_many",
+        "zddm.backfill_many",
+        "zddm.repair_many",
+        "zddm.verify_many",
+    }
     names = spoken()
     assert len(names) > 20
     assert sorted(name for name in names if f"`{name}`" not in TEXT) == []
