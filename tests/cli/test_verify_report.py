@@ -1,21 +1,25 @@
 """What `zddm verify` says of a result."""
 
 import json
+import resource
+import signal
 import stat
+from typing import Literal, TypeAlias
 
 import click
 import pytest
 
 from zddm_flags import TrafficGate, VerifyResult
-from zddm_flags.cli.verify_options import ReportFile, Share, write_report
+from zddm_flags.cli.verify_options import report_file, share, write_report
 from zddm_flags.cli.verify_report import VerifyReport
-from zddm_flags.cli.words import ago, percent, printable
+from zddm_flags.cli.words import printable
 from zddm_flags.results import FoundDifference
 
+DifferenceKind: TypeAlias = Literal["changed", "missing", "extra"]
 GATE = TrafficGate(1.0)
 
 
-def difference(key, kind="changed", fields=("name",), *, stale=False):
+def difference(key, kind: DifferenceKind = "changed", fields=("name",), *, stale=False):
     key_hash, name = GATE.locate(key)
     return FoundDifference(hash=f"{key_hash:016x}", kind=kind, fields=fields, stale=stale, name=name)
 
@@ -39,8 +43,9 @@ def result(**changes):
     return VerifyResult(**{**given, **changes})
 
 
-def report(outcome, **options):
-    return VerifyReport(target="app:users", migration="users", result=outcome, **options)
+def report(outcome, *, arguments=("app:users",), **options):
+    again = "zddm verify app:users --sample 0.1"
+    return VerifyReport(migration="users", arguments=arguments, again=again, result=outcome, **options)
 
 
 def text(told):
@@ -58,11 +63,11 @@ def text(told):
         ({"too_long": 2}, 1, "Different: 2 keys."),
         ({"unsure": 1}, 2, "Not certain: 1 key could not be compared."),
         ({"failed": 2}, 2, "Not certain: 2 keys could not be compared."),
-        ({"finished": False}, 130, "Stopped before the end: run it again, and it goes on where it was."),
+        ({"finished": False}, 130, "Stopped after 1,000 keys. Go on with: zddm verify app:users --sample 0.1"),
         (
             {"finished": False, "extra": 1},
             130,
-            "Stopped before the end, and so far 1 key differ: run it again, and it goes on where it was.",
+            "Stopped after 1,000 keys. 1 key that differ so far. Go on with: zddm verify app:users --sample 0.1",
         ),
     ],
 )
@@ -118,11 +123,23 @@ def test_the_repair_that_cannot_reach_all_says_so():
     assert report(result()).repair is None
 
 
+def test_keys_that_no_repair_is_for_are_left_to_a_backfill():
+    """Keys that New was never opened for are no error: the report leads to a backfill, and not to a repair."""
+    found = [difference(f"user-{number}", "missing", ()) for number in range(3)]
+    told = report(result(missing=3, not_opened=3, differences=found))
+    assert told.repair is None
+    assert "zddm repair" not in text(told)
+    assert "copy them: zddm backfill app:users" in text(told)
+    some = report(result(missing=3, not_opened=2, differences=found))
+    assert "zddm repair app:users --from-verify\n  (but those above the opened rate)" in text(some)
+    assert "copy them: zddm backfill app:users" in text(some)
+
+
 def test_a_target_is_quoted_for_the_shell():
     """The command that is printed can be pasted, whatever the target is called."""
     outcome = result(changed=1, differences=[difference("user")])
-    told = VerifyReport(target="app:users; rm *", migration="users", result=outcome)
-    assert told.repair == "zddm repair 'app:users; rm *' --from-verify"
+    told = report(outcome, arguments=("app:users; rm *", "--app-dir", "my code"))
+    assert told.repair == "zddm repair 'app:users; rm *' --app-dir 'my code' --from-verify"
 
 
 @pytest.mark.parametrize(
@@ -133,8 +150,7 @@ def test_a_target_is_quoted_for_the_shell():
         (
             {"whole": False, "extra_checked": False},
             {"limit": 2000},
-            "and at most 2,000 keys of Old, was compared with its value.\n"
-            "Keys that only New has were not looked for, by --limit.\nThis was not the whole",
+            "its value.\nKeys that only New has were not looked for, by --limit.\nThis was not the whole",
         ),
         ({"whole": False}, {"only_keys": True}, "Every key was looked for, and no value compared."),
         ({"extra_checked": False}, {}, "not looked for: New's adapter has no scan()."),
@@ -142,11 +158,15 @@ def test_a_target_is_quoted_for_the_shell():
         (
             {"changed": 2, "stale": 1, "marked": 1},
             {},
-            "marked stale            1   differing keys that nobody knew",
+            "marked stale            1   differing keys that Old serves from now on",
         ),
-        ({"changed": 2}, {"mark": False}, "none, by --no-mark: New goes on serving what differs"),
+        (
+            {"changed": 2},
+            {"mark": False},
+            "No key was marked stale, by --no-mark: New goes on serving what differs",
+        ),
         ({"unsure": 2}, {}, "run verify again"),
-        ({"failed": 2}, {}, "the comparison itself raised"),
+        ({"failed": 2}, {}, "failed                  2   the comparison raised"),
         ({"too_long": 2}, {}, "too long for any ledger"),
         ({"changed": 3, "fields": {"name": 1, "email": 2}}, {}, "           2   email\n             1   name"),
     ],
@@ -173,17 +193,17 @@ def test_many_fields_are_cut():
     assert "and 10 fields more" in said
 
 
-@pytest.mark.parametrize(("given", "share"), [("0.1", 0.1), ("10%", 0.1), ("100 %", 1.0), ("1", 1.0)])
-def test_a_share_is_a_number_or_percent(given, share):
+@pytest.mark.parametrize(("given", "found"), [("0.1", 0.1), ("10%", 0.1), ("100 %", 1.0), ("1", 1.0)])
+def test_a_share_is_a_number_or_percent(given, found):
     """0.1 and 10% are the same."""
-    assert Share().convert(given, None, None) == pytest.approx(share)
+    assert share(None, None, given) == pytest.approx(found)
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "1.1", "101%", "nan", "inf", "ten", ""])
 def test_no_other_share_is_taken(given):
     """What is no share is refused with an example of one."""
-    with pytest.raises(click.BadParameter, match="such as 0.1 or 10%"):
-        Share().convert(given, None, None)
+    with pytest.raises(click.BadParameter, match=r"such as 0\.1 or 10%"):
+        share(None, None, given)
 
 
 def test_a_report_is_written_whole_and_for_its_owner(tmp_path):
@@ -191,18 +211,25 @@ def test_a_report_is_written_whole_and_for_its_owner(tmp_path):
     path = tmp_path / "report.json"
     path.write_text("old")
     path.chmod(0o644)
-    write_report(path, "new")
-    assert path.read_text() == "new"
+    write_report(path, {"job": "verify"})
+    assert json.loads(path.read_text()) == {"job": "verify"}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_report_that_fails_leaves_what_was_there(tmp_path):
-    """Where the report cannot be written the earlier one stays, and no half of the new one."""
+    """Where the disk is full the earlier report stays, and no half of the new one."""
     path = tmp_path / "report.json"
     path.write_text("old")
-    with pytest.raises(UnicodeEncodeError):
-        write_report(path, "half\ud800")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_report(path, {"text": "x" * 5000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -212,28 +239,15 @@ def test_a_file_that_cannot_be_written_is_refused_early(tmp_path, monkeypatch, n
     """A folder that is not there, or a folder as file, is refused before the work begins."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(click.BadParameter):
-        ReportFile().convert(name, None, None)
+        report_file(None, None, name)
 
 
 def test_a_link_to_a_report_stays_a_link(tmp_path):
     """What a link leads to is replaced, not the link."""
     (tmp_path / "real.json").write_text("old")
     (tmp_path / "link.json").symlink_to("real.json")
-    write_report(ReportFile().convert(str(tmp_path / "link.json"), None, None), "new")
+    path = report_file(None, None, str(tmp_path / "link.json"))
+    assert path is not None
+    write_report(path, {})
     assert (tmp_path / "link.json").is_symlink()
-    assert (tmp_path / "real.json").read_text() == "new"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0.2, "0 s ago"), (59, "59 s ago"), (61, "1 min 1 s ago"), (7_265, "2 h 1 min ago"), (90_000, "1 d 1 h ago")],
-)
-def test_times_are_told_in_two_units(seconds, said):
-    """How long ago something was is told so that it can be taken in."""
-    assert ago(seconds) == said
-
-
-def test_only_the_whole_is_100_percent():
-    """A share just below 1 never reads as all."""
-    assert [percent(share) for share in (0, 0.1, 0.9999, 1)] == ["0 %", "10 %", "99.99 %", "100 %"]
-    assert percent(1 - 2**-53) == "under 100 %"
+    assert (tmp_path / "real.json").read_text() == "{}\n"

@@ -8,6 +8,9 @@ import click
 
 from zddm_flags.cli.backfill import backfill
 from zddm_flags.cli.repair import repair
+from zddm_flags.cli.reset import reset
+from zddm_flags.cli.status import status
+from zddm_flags.cli.verify import verify
 from zddm_telemetry.version import VERSION
 
 __all__ = ["command_line", "run"]
@@ -99,4 +102,7 @@ def demo(
 
 
 command_line.add_command(backfill)
+command_line.add_command(verify)
 command_line.add_command(repair)
+command_line.add_command(status)
+command_line.add_command(reset)

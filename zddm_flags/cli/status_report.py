@@ -1,14 +1,19 @@
-"""What `zddm status` tells: pure text and data."""
+"""What `zddm status` tells, as text and as data."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
-from zddm_flags.cli.words import ago, counted, percent
+import click
+
+from zddm_flags.cli.jobs import duration, percent
+from zddm_flags.cli.words import counted
+from zddm_flags.gate import TrafficGate
 from zddm_flags.results import JobStatus, MigrationStatus
 
-__all__ = ["status_document", "status_lines", "status_verdict"]
+__all__ = ["state_lines", "status_document", "verdict_lines", "wait_for_flag"]
 
 _SILENT_SECONDS = 60.0
 """A job that runs saves a page, or says that it waits, far more often."""
@@ -35,13 +40,15 @@ def status_document(status: MigrationStatus) -> dict[str, Any]:
     }
 
 
-def status_verdict(status: MigrationStatus) -> str:
-    """Whether it is time to cut over, in a line."""
-    return "Ready to cut over." if status.ready else "Not ready to cut over:"
+def wait_for_flag(gate: TrafficGate, seconds: float = 2.0) -> None:
+    """Wait until the flag is above 0, or so long: LaunchDarkly's client may not have had its answer yet."""
+    give_up_at = time.monotonic() + seconds
+    while gate.flag_key is not None and gate.write_rate == 0 and time.monotonic() < give_up_at:
+        time.sleep(0.02)
 
 
-def status_lines(status: MigrationStatus) -> Iterator[str]:
-    """What goes before the verdict, for people."""
+def state_lines(status: MigrationStatus) -> Iterator[str]:
+    """How far it is, for people."""
     yield f"Migration {status.name}"
     yield ""
     rates = f"reads {percent(status.rollout.read)}, writes {percent(status.rollout.write)}"
@@ -55,21 +62,31 @@ def status_lines(status: MigrationStatus) -> Iterator[str]:
     yield from _job_lines("verify", status.verify)
 
 
+def verdict_lines(status: MigrationStatus) -> Iterator[str]:
+    """Whether it is time to cut over, for people."""
+    if status.ready:
+        yield click.style("Ready to cut over.", bold=True, fg="green")
+    else:
+        yield click.style("Not ready to cut over:", bold=True, fg="red")
+        yield from (f"  - {reason}" for reason in status.reasons)
+
+
 def _pending(status: MigrationStatus) -> str:
     if status.oldest_pending_seconds is None:
         return "nothing"
     pending = counted(status.pending, "operation")
-    return f"{pending}, the oldest since {status.oldest_pending_seconds:.1f} s (reaped after {status.token_seconds:.0f} s)"
+    oldest = duration(status.oldest_pending_seconds)
+    return f"{pending}, the oldest for {oldest} (reaped after {duration(status.token_seconds)})"
 
 
 def _job_lines(name: str, job: JobStatus | None) -> Iterator[str]:
     if job is None:
         yield _row(name, "never run")
         return
-    heard = ago(job.saved_seconds_ago)
+    heard = duration(job.saved_seconds_ago)
     rows = job.counts.get("rows", 0)
     expected = f" of about {job.expected:,}" if job.expected is not None and job.state != "finished" else ""
-    yield _row(name, f"{job.state}, last heard of {heard}: {rows:,}{expected} keys looked at")
+    yield _row(name, f"{job.state}, last heard of {heard} ago: {rows:,}{expected} keys looked at")
     if job.state == "running" and job.saved_seconds_ago > _SILENT_SECONDS:
         yield _row("", "it waits, or its process has ended: then run it again, and it goes on where it was")
     rest = [f"{count:,} {_word(what)}" for what, count in job.counts.items() if what != "rows" and count]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zddm_flags.cli.words import counted, percent, printable
+from zddm_flags.cli.jobs import INTERRUPTED, percent
+from zddm_flags.cli.words import counted, printable
 from zddm_flags.errors import InvalidKey
 from zddm_flags.results import FoundDifference, VerifyResult
 
@@ -26,8 +27,11 @@ _ADVICE_TOO_LONG = "Keys that are too long for any ledger stay in Old: no comman
 class VerifyReport:
     """A verify's result, and what was asked for."""
 
-    target: str
     migration: str
+    arguments: Sequence[str]
+    """What names the migration on a command line: TARGET, and --app-dir where it was given."""
+    again: str
+    """The command that goes on where a stopped one was."""
     result: VerifyResult
     sample: float = 1.0
     limit: int | None = None
@@ -42,23 +46,24 @@ class VerifyReport:
     def exit_code(self) -> int:
         """0 equal, 1 different, 2 nobody knows, 130 stopped."""
         if not self.result.finished:
-            return 130
+            return INTERRUPTED
         return {"equal": 0, "different": 1, "unfinished": 2}[self.result.verdict]
 
     @property
     def repair(self) -> str | None:
-        """The command that repairs the keys that were noted; None where there is none."""
-        if not self.result.differences:
+        """The command that repairs the keys that were noted; None where there is none to repair."""
+        if not self.result.differences or self.result.different == self.result.not_opened:
             return None
-        return f"zddm repair {shlex.quote(self.target)} --from-verify"
+        return self._command("repair", "--from-verify")
 
     @property
     def document(self) -> dict[str, Any]:
         """The whole, for a program."""
         result = self.result
         return {
+            "job": "verify",
             "migration": self.migration,
-            "target": self.target,
+            "target": self.arguments[0],
             "verdict": result.verdict,
             "finished": result.finished,
             "resumed": result.resumed,
@@ -92,8 +97,8 @@ class VerifyReport:
         """What was found, in a line."""
         result = self.result
         if not result.finished:
-            found = f", and so far {counted(result.different, 'key')} differ" if result.different else ""
-            return f"Stopped before the end{found}: run it again, and it goes on where it was."
+            found = f" {counted(result.different, 'key')} that differ so far." if result.different else ""
+            return f"Stopped after {counted(result.compared, 'key')}.{found} Go on with: {self.again}"
         match result.verdict:
             case "different":
                 return f"Different: {counted(result.different, 'key')}."
@@ -116,28 +121,18 @@ class VerifyReport:
     def _counts(self) -> Iterator[str]:
         result = self.result
         above = f"{result.not_opened:,} of them above the opened rate, which no backfill has covered"
-        rows: list[tuple[str, int, str]] = [
-            ("compared", result.compared, "went on with an earlier verify" if result.resumed else ""),
-            ("equal", result.equal, ""),
-            ("changed", result.changed, "New holds another value"),
-            ("missing", result.missing, above if result.not_opened else "New lacks the key"),
-            ("extra", result.extra, "only New has the key" if result.extra_checked else "not looked for"),
-        ]
+        yield _row("compared", result.compared, "went on with an earlier verify" if result.resumed else "")
+        yield _row("equal", result.equal)
+        yield _row("changed", result.changed, "New holds another value")
+        yield _row("missing", result.missing, above if result.not_opened else "New lacks the key")
+        yield _row("extra", result.extra, "only New has the key")
         if result.too_long:
-            rows.append(("too long", result.too_long, "for any ledger: in Old only"))
+            yield _row("too long", result.too_long, "for any ledger: in Old only")
         if result.different:
-            rows += [
-                ("known stale", result.stale, "differing keys that the ledger knew of: Old serves them"),
-                ("marked stale", result.marked, self._marked),
-            ]
-        rows += [("unsure", result.unsure, ""), ("failed", result.failed, "")]
-        yield from (f"  {name:<13}{number:>12,}   {remark}".rstrip() for name, number, remark in rows)
-
-    @property
-    def _marked(self) -> str:
-        if not self.mark:
-            return "none, by --no-mark: New goes on serving what differs"
-        return "differing keys that nobody knew of: Old serves them from now on"
+            yield _row("known stale", result.stale, "differing keys that the ledger knew of: Old serves them")
+            yield _row("marked stale", result.marked, "differing keys that Old serves from now on")
+        yield _row("unsure", result.unsure, "they were being written, or a crash left them")
+        yield _row("failed", result.failed, "the comparison raised")
 
     def _looked_at(self) -> Iterator[str]:
         keys = "Every key" if self.sample == 1 else f"A sample of {percent(self.sample)} of the keys"
@@ -151,6 +146,8 @@ class VerifyReport:
             yield "Keys that only New has were not looked for, by --limit."
         else:
             yield "Keys that only New has were not looked for: New's adapter has no scan()."
+        if not self.mark:
+            yield "No key was marked stale, by --no-mark: New goes on serving what differs and nobody knew of."
         if not self.result.whole:
             yield "This was not the whole: only a verify of everything is one to cut over on."
 
@@ -172,7 +169,7 @@ class VerifyReport:
         yield from (f"  {self._line(each)}" for each in shown)
 
     def _line(self, found: FoundDifference) -> str:
-        told = [found.hash, f"{found.kind:<7}"]
+        told = [found.hash, f"{found.kind:<7}" if found.fields or found.stale or self.key_of else found.kind]
         if found.fields:
             told.append(", ".join(map(printable, found.fields)))
         if found.stale:
@@ -189,9 +186,8 @@ class VerifyReport:
         if result.not_opened:
             advice.append(
                 [
-                    "The missing keys above the opened rate are no error: they are in Old only, until the flag's "
-                    "rate is raised",
-                    f"and a backfill has covered them: zddm backfill {shlex.quote(self.target)}",
+                    "The missing keys above the opened rate are no error: they are in Old only. Once the flag's",
+                    f"rate is raised, copy them: {self._command('backfill')}",
                 ]
             )
         if result.too_long:
@@ -216,8 +212,13 @@ class VerifyReport:
         else:
             yield "To repair exactly these keys:"
         yield f"  {self.repair}"
+        if result.not_opened:
+            yield "  (but those above the opened rate)"
         if result.extra:
             yield "  (with --delete-extra it deletes the keys that only New has; without, they stay there, stale)"
+
+    def _command(self, name: str, *options: str) -> str:
+        return shlex.join(["zddm", name, *self.arguments, *options])
 
     def _difference(self, found: FoundDifference) -> dict[str, Any]:
         told: dict[str, Any] = {
@@ -239,3 +240,7 @@ class VerifyReport:
             return repr(self.key_of(name))
         except InvalidKey:
             return None
+
+
+def _row(name: str, number: int, remark: str = "") -> str:
+    return f"  {name:<13}{number:>12,}   {remark if number else ''}".rstrip()
