@@ -18,7 +18,7 @@ from zddm_telemetry import events
 KEYS = [f"secret-key-{number}" for number in range(4)]
 VALUE = "secret-value"
 OTHER = "secret-other-value"
-METHODS = {"old_methods": SCANNED, "new_methods": SCANNED}
+METHODS: dict[str, Any] = {"old_methods": SCANNED, "new_methods": SCANNED}
 
 
 @pytest.fixture(autouse=True)
