@@ -20,6 +20,7 @@
          ├─ BadTarget                       `module:attribute` names no proxy
          ├─ NotForked                       postfork() before the LaunchDarkly client's own postfork()
          └─ NotApplied                      raised by an adapter or ledger: this call certainly took no effect
+             └─ ValueRefused                and that for its key or value alone: the store is well
 
 What a store raises is not wrapped: an error of Old reaches the caller as it is, an error of New is reported
 (span, metric, log) and never reaches the caller.
@@ -42,6 +43,7 @@ __all__ = [
     "ResetRefused",
     "Superseded",
     "Unsupported",
+    "ValueRefused",
     "ZddmError",
 ]
 
@@ -122,4 +124,12 @@ class NotApplied(ZddmError):
     Raise it `from` the store's own error. The proxy then knows that the call cannot land late, so it settles
     the key at once instead of waiting for the operation's time to pass. The caller of the proxy gets the
     store's own error (the `__cause__`), or this one where there is no cause.
+    """
+
+
+class ValueRefused(NotApplied):
+    """An adapter raises this instead where the store would take another key or value: it is well.
+
+    A constraint, a text that is too long, a value that cannot be encoded. A guard counts no such call as a
+    failure of New, so that a few rows that New cannot take do not keep all others from it.
     """

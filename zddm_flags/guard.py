@@ -14,7 +14,9 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias
 
-__all__ = ["CircuitBreaker", "Guard", "GuardChange", "GuardOpen", "GuardState", "Refusal"]
+from zddm_flags.errors import ValueRefused
+
+__all__ = ["CircuitBreaker", "Guard", "GuardChange", "GuardOpen", "GuardState", "Refusal", "is_failure"]
 
 GuardState: TypeAlias = Literal["closed", "open", "half_open"]
 """`closed`: New is called. `open`: it is not. `half_open`: one call at a time tries whether it may be."""
@@ -115,6 +117,13 @@ class GuardChange:
     """How many calls hang now, whenever they began."""
     open_seconds: float
     """How long it stays open from now on, at least; 0.0 unless it opens."""
+
+
+def is_failure(error: BaseException) -> bool | None:
+    """Whether a call that raised tells that New is unwell. None: what ended it was not New."""
+    if isinstance(error, Exception):
+        return not isinstance(error, ValueRefused)
+    return None
 
 
 class CircuitBreaker:

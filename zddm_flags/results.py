@@ -54,7 +54,7 @@ class FoundDifference:
     kind: Literal["changed", "missing", "extra"]
     """New holds another value; it lacks the key; or it has a key that Old lacks."""
     fields: Sequence[str]
-    """The fields that differ, of a value that changed."""
+    """Of a value that changed, up to 20 of the fields that differ, each to its 100th character."""
     stale: bool
     """Whether the ledger knew, so that Old serves the key."""
     name: bytes = field(repr=False)
@@ -69,7 +69,7 @@ class VerifyResult:
     """Whether it came to the end of both stores. False: it was stopped, and a further one goes on."""
     resumed: bool
     compared: int
-    """Keys of Old that were compared."""
+    """Keys of Old that were compared. One that a store without an order gives twice counts twice."""
     equal: int
     changed: int
     missing: int
@@ -85,9 +85,9 @@ class VerifyResult:
     failed: int
     """Keys on which the comparison raised."""
     too_long: int
-    """Keys that are too long for any ledger: they are in Old only."""
+    """Keys that are too long for any ledger, and were not seen to be equal: no proxy brings them into New."""
     fields: Mapping[str, int]
-    """How many keys differ in each field."""
+    """How many keys differ in each field, of the fields in which most do."""
     differences: Sequence[FoundDifference]
     """Some of the differing keys."""
     extra_checked: bool

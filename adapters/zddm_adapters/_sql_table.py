@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import date, datetime
 from decimal import Decimal
+from types import NoneType
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -33,7 +34,24 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Dialect
-from sqlalchemy.types import BIGINT, INTEGER, SMALLINT, TEXT, VARCHAR, BigInteger, SmallInteger, String, TypeEngine
+from sqlalchemy.types import (
+    BIGINT,
+    BOOLEAN,
+    DOUBLE_PRECISION,
+    INTEGER,
+    SMALLINT,
+    TEXT,
+    TIMESTAMP,
+    VARCHAR,
+    BigInteger,
+    Boolean,
+    DateTime,
+    Double,
+    Float,
+    SmallInteger,
+    String,
+    TypeEngine,
+)
 
 from zddm_flags.errors import Unsupported
 
@@ -44,14 +62,23 @@ Parameters = dict[str, Any]
 
 DIALECTS = {"sqlite", "postgresql", "mysql", "mariadb"}
 PARAMETERS_PER_STATEMENT = 900  # below 999, the lowest limit of any SQLite that is in use
-KEYS_PER_ARRAY = 5000
-ARRAY_MEMBERS: Mapping[type[TypeEngine[Any]], type[TypeEngine[Any]]] = {
-    **{kind: kind for kind in (SmallInteger, Integer, BigInteger, SMALLINT, INTEGER, BIGINT)},
-    # Without a length, which a cast to an array would cut a longer key to: it would be another key then.
-    **dict.fromkeys((String, Text, VARCHAR, TEXT), Text),
-    **dict.fromkeys((LargeBinary, postgresql.BYTEA), LargeBinary),
+ROWS_PER_ARRAY = 5000
+
+
+KINDS_OF_KEYS: Mapping[type[TypeEngine[Any]], type[Any]] = {
+    **dict.fromkeys((SmallInteger, Integer, BigInteger, SMALLINT, INTEGER, BIGINT), int),
+    **dict.fromkeys((String, Text, VARCHAR, TEXT), str),
+    **dict.fromkeys((LargeBinary, postgresql.BYTEA), bytes),
 }
-"""Types of a key column, as written, and what members an array has in PostgreSQL to be compared with it."""
+"""Types of columns of which PostgreSQL takes many values as one array, and compares with its members as with them.
+
+As they are written, for one that is derived from them may do as it likes; and what their values are in Python."""
+KINDS_OF_VALUES: Mapping[type[TypeEngine[Any]], type[Any]] = {
+    **KINDS_OF_KEYS,
+    **dict.fromkeys((Boolean, BOOLEAN), bool),
+    **dict.fromkeys((Float, Double, DOUBLE_PRECISION), float),
+    **dict.fromkeys((DateTime, TIMESTAMP, postgresql.TIMESTAMP), datetime),
+}
 
 
 class MappedTable:
@@ -72,22 +99,25 @@ class MappedTable:
         self.values = self._shape.columns
         if self._mysql:
             self._check_other_unique()
-        array = self._array_of_keys()
-        self.rows_per_statement = (
-            KEYS_PER_ARRAY if array is not None else PARAMETERS_PER_STATEMENT // len(self.keys)
+        by_array = (
+            self._dialect == "postgresql" and len(self.keys) == 1 and type(self.keys[0].type) in KINDS_OF_KEYS
         )
+        self.rows_per_statement = ROWS_PER_ARRAY if by_array else PARAMETERS_PER_STATEMENT // len(self.keys)
 
         columns = select(*self.keys, *self.values)
         here = and_(*(column == bind for column, bind in zip(self.keys, self._binds("k"), strict=True)))
         among = self._key_expression().in_(bindparam("keys", expanding=True))
-        if array is not None:
+        if by_array:
             # One parameter and one text, whatever the number of keys: a third of the time of a thousand of them.
-            among = self.keys[0] == func.any(bindparam("keys", type_=array))
+            among = self.keys[0] == func.any(bindparam("keys", type_=_array(self.keys[0])))
         self.read: Select[Any] = columns.where(here)
         self.read_many: Select[Any] = columns.where(among)
         self.delete: Delete = delete(table).where(here)
         self.delete_many: Delete = delete(table).where(among)
         self.upsert = self._upsert()
+        self._written = {f"k{position}": column for position, column in enumerate(self.keys)}
+        self._written |= {f"v{position}": column for position, column in enumerate(self.values)}
+        self._upsert_of_arrays = self._upsert_many()
         ordered = columns.order_by(*self.keys).limit(bindparam("limit", type_=Integer))
         after, until = self._beyond("a"), ~self._beyond("u")
         self._scans: dict[tuple[bool, bool], Select[Any]] = {
@@ -139,6 +169,17 @@ class MappedTable:
             parameters[f"v{position}"] = part
         return parameters
 
+    def upserts(self, rows: Sequence[Parameters]) -> tuple[Executable, list[Any]]:
+        """The statement that writes these rows, and the parameters of each of its executions, in their order."""
+        if len(rows) > 1 and self._upsert_of_arrays is not None:
+            arrays = {name: [row[name] for row in rows] for name in self._written}
+            if all(_fit(column, arrays[name]) for name, column in self._written.items()):
+                return self._upsert_of_arrays, [
+                    {name: array[start : start + ROWS_PER_ARRAY] for name, array in arrays.items()}
+                    for start in range(0, len(rows), ROWS_PER_ARRAY)
+                ]
+        return self.upsert, [rows]
+
     def value_of(self, row: Row[Any]) -> Any:
         """The value of a row of `read`, `read_many` or a scan; never None."""
         return self._shape.load(row)
@@ -175,13 +216,6 @@ class MappedTable:
 
     def _key_expression(self) -> Any:
         return self.keys[0] if len(self.keys) == 1 else tuple_(*self.keys)
-
-    def _array_of_keys(self) -> TypeEngine[Any] | None:
-        """The type of an array of keys, where the database compares with its members as with single parameters."""
-        kind = type(self.keys[0].type)
-        if self._dialect != "postgresql" or len(self.keys) > 1 or kind not in ARRAY_MEMBERS:
-            return None
-        return postgresql.ARRAY(ARRAY_MEMBERS[kind]())
 
     def _beyond(self, prefix: str) -> ColumnElement[bool]:
         """Whether a row's key is after that of the parameters, in the order of the key columns."""
@@ -220,6 +254,21 @@ class MappedTable:
             index_elements=self.keys, set_={column: row.excluded[column.key] for column in self.values}
         )
 
+    def _upsert_many(self) -> Any:
+        """The upsert of many rows, with an array for each column; None where a column has no place in an array."""
+        columns = list(self._written.values())
+        if self._dialect != "postgresql" or not all(type(column.type) in KINDS_OF_VALUES for column in columns):
+            return None
+        if not self.values or any(column.default is not None for column in self._table.c if column not in columns):
+            return None  # a default of Python's own would be made once, for all rows
+        arrays = (bindparam(name, type_=_array(column)) for name, column in self._written.items())
+        given = func.unnest(*arrays).table_valued(*self._written).render_derived()
+        rows = select(*(given.c[name] for name in self._written))
+        into = postgresql.insert(self._table).from_select(columns, rows)
+        return into.on_conflict_do_update(
+            index_elements=self.keys, set_={column: into.excluded[column.key] for column in self.values}
+        )
+
     def _key_at(self) -> Executable:
         number = func.row_number().over(order_by=self.keys).label("zddm_number")
         numbered = select(*self.keys, number).subquery()
@@ -255,6 +304,20 @@ class MappedTable:
                     f"MySQL's upsert would overwrite a row of another key that has the same ({names}), which are "
                     f"unique in {self._table.name}: use a FunctionAdapter with statements of your own"
                 )
+
+
+def _array(column: Column[Any]) -> TypeEngine[Any]:
+    """The type of an array of a column's values."""
+    # Without a length, which a cast to an array would cut a longer value to, unsaid.
+    return postgresql.ARRAY(Text() if isinstance(column.type, String) else column.type)
+
+
+def _fit(column: Column[Any], values: Sequence[Any]) -> bool:
+    """Whether the driver makes an array of these: all have to be of one type, or None."""
+    kind = KINDS_OF_VALUES[type(column.type)]
+    if not set(map(type, values)) <= {kind, NoneType}:
+        return False
+    return kind is not datetime or len({value.tzinfo is None for value in values if value is not None}) < 2
 
 
 def in_order(keys: Any) -> list[Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import random
 import subprocess
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -17,10 +18,12 @@ import psycopg
 import pytest
 from pymysql.converters import escape_bytes_prefixed
 from sqlalchemy import (
+    Boolean,
     CheckConstraint,
     Column,
     Computed,
     DateTime,
+    Double,
     Integer,
     LargeBinary,
     MetaData,
@@ -39,7 +42,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from tests.worlds import settle
 from zddm_adapters.sqlalchemy import AsyncSqlAlchemyAdapter, SqlAlchemyAdapter
-from zddm_flags.errors import NotApplied, Unsupported
+from zddm_flags.errors import NotApplied, Unsupported, ValueRefused
 from zddm_flags.protocols import (
     AsyncScannable,
     AsyncStorageAdapter,
@@ -174,7 +177,7 @@ class TestBatches:
         """Where one row of a batch is refused none is written, and that is certain."""
         items = {number: dict(ANN) for number in range(50)}
         items[25]["name"] = None
-        with pytest.raises(NotApplied) as caught:
+        with pytest.raises(ValueRefused) as caught:  # and by a database that is well
             await settle(adapter.write_many(items))
         assert isinstance(caught.value.__cause__, IntegrityError)
         assert world.rows(users) == []
@@ -478,6 +481,44 @@ class TestValues:
         assert await settle(adapter.read(moment)) == moment
         assert (await settle(adapter.scan())).items == [(moment, moment)]
 
+    async def test_a_batch_takes_what_a_write_takes(self, world):
+        """Values of several types in one column are written by a batch as they are one by one."""
+        columns = (Column("score", Double), Column("at", DateTime(timezone=True)), Column("done", Boolean))
+        table = world.table(Column("id", Integer, primary_key=True, autoincrement=False), *columns)
+        adapter = world.adapter(table)
+        naive = datetime(2026, 1, 2, 3, 4, 5)  # noqa: DTZ001 - beside one with a zone
+        aware = naive.replace(tzinfo=timezone(timedelta(hours=5)))
+        whole = {"score": 1.5, "at": naive, "done": True}
+        for other in ({"score": 2}, {"score": None}, {"at": aware}, {"at": None}, {"done": None}):
+            items = {1: whole, 2: whole | other, 3: whole}
+            for key, value in items.items():
+                await settle(adapter.write(key, value))
+            single = await settle(adapter.read_many([1, 2, 3]))
+            await settle(adapter.delete_many([1, 2, 3]))
+            await settle(adapter.write_many(items))
+            assert await settle(adapter.read_many([1, 2, 3])) == single
+
+    async def test_a_batch_makes_a_default_for_each_row(self, world):
+        """A default of a column outside the value is made for each row of a batch."""
+        numbers = itertools.count(1)
+        table = world.table(
+            Column("id", Integer, primary_key=True, autoincrement=False),
+            Column("name", String(20), nullable=False),
+            Column("number", Integer, nullable=False, default=lambda: next(numbers)),
+        )
+        adapter = world.adapter(table, value="name")
+        await settle(adapter.write_many({1: "a", 2: "b", 3: "c"}))
+        assert len({number for _, _, number in world.rows(table)}) == 3
+
+    async def test_a_batch_cuts_nothing(self, world, users):
+        """A value that its column has no room for is refused, where the database keeps to that."""
+        if world.backend == "sqlite":
+            pytest.skip("SQLite has no lengths")
+        adapter = world.adapter(users)
+        with pytest.raises(NotApplied):
+            await settle(adapter.write_many({1: ANN, 2: {"name": "x" * 21, "age": 1}}))
+        assert world.rows(users) == []
+
 
 class TestErrors:
     @pytest.mark.parametrize("value", [{"name": None, "age": 1}, {"name": "Ann", "age": 200}])
@@ -770,9 +811,9 @@ async def test_a_cancellation_that_the_driver_hides(world: Any, monkeypatch: pyt
     """An AssertionError that psycopg makes of a cancellation is one, and its connection is not used again."""
     if (world.backend, type(world.engine)) != ("postgresql", AsyncEngine):
         pytest.skip("only psycopg in asyncio has pipelines that can be cancelled")
-    table = world.table(Column("id", String(40), primary_key=True), Column("name", String(40), nullable=False))
-    adapter = world.adapter(table, value="name")
-    await adapter.write_many({"a": "1", "b": "2"})
+    table = world.table(Column("id", String(40), primary_key=True), Column("price", Numeric, nullable=False))
+    adapter = world.adapter(table, value="price")
+    await adapter.write_many({"a": 1, "b": 2})
     enter = psycopg.AsyncPipeline.__aenter__
 
     async def cancelled(pipeline: Any) -> Any:
@@ -782,7 +823,7 @@ async def test_a_cancellation_that_the_driver_hides(world: Any, monkeypatch: pyt
     with monkeypatch.context() as patched:
         patched.setattr(psycopg.AsyncPipeline, "__aenter__", cancelled)
         with pytest.raises(asyncio.CancelledError):
-            await adapter.write_many({"a": "3", "b": "4"})
-    assert world.rows(table) == [("a", "1"), ("b", "2")]
-    await adapter.write_many({"a": "5", "b": "6"})
-    assert await adapter.read_many(["a", "b"]) == {"a": "5", "b": "6"}
+            await adapter.write_many({"a": 3, "b": 4})
+    assert world.rows(table) == [("a", 1), ("b", 2)]
+    await adapter.write_many({"a": 5, "b": 6})
+    assert await adapter.read_many(["a", "b"]) == {"a": 5, "b": 6}

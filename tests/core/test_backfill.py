@@ -7,6 +7,7 @@ import json
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.core.worlds import MANY, PLAIN, SCANNED, Migration, Trouble, World, cursor_of
-from zddm_flags import Backfill, Guard, Page, Proxy, Rollout, StoreInfo, Telemetry, TrafficGate
+from zddm_flags import AsyncBackfill, Backfill, Guard, Page, Proxy, Rollout, StoreInfo, Telemetry, TrafficGate
 from zddm_flags.errors import CorruptCheckpoint, InvalidKey, NotApplied, Superseded, Unsupported
 from zddm_flags.jobs import Progress
 
@@ -208,16 +209,17 @@ def _call(function: Any) -> Any:
     return hook
 
 
-async def test_another_scope_begins_anew(world: World) -> None:
-    """A run with `everything` does not go on where one without it was stopped."""
+@pytest.mark.parametrize("first", [False, True])
+async def test_another_scope_begins_anew(world: World, first: bool) -> None:
+    """A run with `everything` does not go on where one without it was stopped, nor the other way round."""
     held = values(60)
     migration = scannable(world, 0.5, old=held)
-    job = migration.backfill(page_size=10)
+    job = migration.backfill(page_size=10, everything=first)
     migration.new.after["write_many"] = _call(job.stop)
     await job.run()
-    result = await migration.backfill(page_size=10, everything=True).run()
+    result = await migration.backfill(page_size=10, everything=not first).run()
     assert (result.resumed, result.finished, result.rows) == (False, True, 60)
-    assert migration.new.values == held
+    assert set(migration.new.values) >= (below(migration, 0.5, held) if first else set(held))
 
 
 # --- Keys of every state
@@ -268,6 +270,23 @@ async def test_a_token_that_a_crash_left_is_waited_for_until_it_is_reaped(world:
     assert 34 <= result.seconds < 45
     assert migration.left == (0, 0)
     assert migration.new.values == {"a": "1", "b": "2"}
+
+
+async def test_the_time_of_a_kill_is_not_that_of_a_token(world: World) -> None:
+    """A key that is pending when a kill comes is waited for anew after the kill, however long that took."""
+    migration = scannable(world, old={"a": "1", "b": "2"})
+    migration.rows.begin([migration.gate.locate("a")[1]], b"crashed")
+    job = migration.backfill()
+
+    async def kill() -> None:
+        migration.gate.set_rate(0.0)
+
+    async def revive() -> None:
+        migration.gate.set_rate(1.0)
+
+    job.time.hooks = [kill, *[None] * 1000, revive]
+    result = await job.run()
+    assert (result.copied, result.pending, result.complete) == (2, 0, True)
 
 
 async def test_a_key_that_stays_pending_is_left_and_told(world: World) -> None:
@@ -730,6 +749,24 @@ async def test_one_that_is_overtaken_before_its_last_save_is_superseded(world: W
     assert migration.new.values == migration.old.values
 
 
+async def test_one_that_is_overtaken_between_two_parts_begins_no_other(world: World) -> None:
+    """Who finds, between two parts, that the run is another's ends there, and leaves the rest to the other."""
+    held = values(20)
+    migration = scannable(world, old=held)
+    other = migration.in_another_process(1.0).backfill()
+
+    async def overtake() -> None:
+        other.stop()
+        assert not (await other.run()).finished
+
+    migration.ledger.after["save_checkpoint"] = _after(3, overtake, migration)  # plan, part, and its page
+    with pytest.raises(Superseded):
+        await migration.backfill(parts=2).run()
+    assert set(migration.new.values) == set(keys(20)[:11])
+    assert (await migration.backfill().run()).resumed
+    assert migration.new.values == held
+
+
 # --- Stopping
 
 
@@ -761,6 +798,25 @@ async def test_stopped_in_the_middle_of_a_kill(world: World) -> None:
     assert migration.new.requests == []
     migration.gate.set_rate(1.0)
     assert (await migration.backfill(page_size=10).run()).resumed
+
+
+@pytest.mark.timeout(20)
+async def test_a_stop_ends_a_real_wait_at_once(world: World) -> None:
+    """A stop from another thread ends a job that really waits, in threads as in tasks, and `run` returns."""
+    migration = scannable(world, Rollout(1.0, 1.0, 0), old=values(30))
+    make: Any = Backfill if world.blocking else AsyncBackfill
+    job = make(migration.proxy, workers=2, parts=2)
+    with ThreadPoolExecutor(2) as pool:
+        running = world.spawn(_awaited(world, job.run), pool)
+        await world.until(lambda: job.progress().waiting is not None)
+        pool.submit(job.stop).result()
+        result = await running
+    assert (result.finished, result.rows) == (False, 0)
+    assert job.progress().waiting is None
+
+
+async def _awaited(world: World, function: Any) -> Any:
+    return await world.call(function)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])

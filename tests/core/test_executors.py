@@ -8,6 +8,7 @@ import importlib
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -564,3 +565,10 @@ async def test_a_process_makes_one_proxy_for_all_its_threads(application, monkey
         found = list(threads.map(ask, range(4)))
     assert len(made) == 1
     assert all(each is made[0] for each in found)
+
+
+def test_dask_is_not_imported():
+    """What runs parts elsewhere knows no cluster: an executor is all that it takes."""
+    code = "import sys, zddm_flags.remote as _; print({'dask', 'distributed'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert done.stdout == "set()\n"

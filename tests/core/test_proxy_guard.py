@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from tests.core.test_fork_hooks import in_child
 from tests.core.worlds import MANY, Clock, Hook, Migration, World
 from zddm_flags import Guard, StoreInfo, Telemetry
-from zddm_flags.errors import NotApplied
+from zddm_flags.errors import NotApplied, ValueRefused
 
 KEY = "k"
 GUARD = Guard(min_calls=2, open_seconds=1.0, max_open_seconds=8.0, trial_calls=2)
@@ -771,3 +771,18 @@ async def test_no_budget_in_this_process() -> None:
         migration.new.before["read"] = look
         await migration.read(KEY)
         assert (tasks.pop() is asyncio.current_task()) is same
+
+
+@pytest.mark.parametrize("info", [IN_PROCESS, StoreInfo()])
+async def test_values_that_new_refuses_do_not_open_it(world: World, info: StoreInfo) -> None:
+    """A New that takes no such value is well: the guard counts no ValueRefused, however many there are."""
+    migration = start(world, new_info=info)
+    migration.new.outage(ValueRefused("too long"), methods=("write",))
+    for number in range(20):
+        await migration.write(f"k{number % 9}", "v2")
+    assert migration.stats().guard == "closed"
+    assert migration.stats().operations["write", "new_failed"] == 20
+    migration.new.outage(NotApplied("no connection"), methods=("write",))
+    for number in range(20):
+        await migration.write(f"k{number % 9}", "v3")
+    assert migration.stats().guard == "open"

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zddm_flags.errors import InvalidRollout
-from zddm_flags.rollout import CLOSED, Rollout, RolloutSource, StaticSource, checked_rate
+from zddm_flags.gate import TrafficGate
+from zddm_flags.rollout import CLOSED, Rollout, RolloutSource, StaticSource, change_of, checked_rate
 
 WRONG_RATES = [
     *(math.nan, math.inf, -math.inf, -0.1, 1.1, -5e-324, math.nextafter(1, 2), 2, -1, 50),
@@ -57,7 +58,7 @@ def test_right_rates_become_floats(rate):
 def test_read_is_never_above_write(read, write):
     """A rollout has a read rate up to its write rate, or is refused."""
     if read <= write:
-        assert dataclasses.astuple(Rollout(read, write)) == (read, write)
+        assert dataclasses.astuple(Rollout(read, write)) == (read, write, None)
     else:
         with pytest.raises(InvalidRollout, match="above the write rate"):
             Rollout(read, write)
@@ -84,6 +85,59 @@ def test_wrong_objects_are_refused(value, message):
     """A flag's object that lacks a rate, or has a wrong one, is refused by an error that says which."""
     with pytest.raises(InvalidRollout, match=message):
         Rollout.parse(value)
+
+
+WRONG_PACES = [
+    *(math.nan, math.inf, -math.inf, -0.1, -5e-324, -1, -(10**400), 10**400),
+    *(True, False, "10", "", Decimal(10), Fraction(1, 2), b"0", [10], (10,), 0.5j, {}, object()),
+]
+
+
+@pytest.mark.parametrize("pace", WRONG_PACES, ids=named)
+def test_wrong_paces_are_refused(pace):
+    """A `backfill_per_second` that is no finite number from 0 on raises, by every way in, and changes nothing."""
+    source = StaticSource(Rollout(0.25, 0.25, 7))
+    value = {"read": 0.1, "write": 0.2, "backfill_per_second": pace}
+    for way in (lambda: Rollout(0.1, 0.2, pace), lambda: Rollout.parse(value), lambda: source.set(value)):
+        with pytest.raises(InvalidRollout, match="backfill_per_second is "):
+            way()
+    assert source.rollout == Rollout(0.25, 0.25, 7)
+
+
+@given(pace=st.one_of(st.floats(0, allow_infinity=False), st.integers(0, 10**300)))
+def test_right_paces_become_floats(pace):
+    """Any finite number from 0 on is a pace, kept as a float; 0 is one, and not the same as none."""
+    rollout = Rollout.parse({"read": 0, "write": 1, "backfill_per_second": pace})
+    assert rollout == Rollout(0.0, 1.0, pace)
+    assert type(rollout.backfill_per_second) is float
+    assert rollout.backfill_per_second == float(pace)
+
+
+def test_no_pace():
+    """A number has no pace, nor has an object without one, or with null: that is left to the backfill."""
+    for value in (0.5, {"read": 0.5, "write": 0.5}, {"read": 0.5, "write": 0.5, "backfill_per_second": None}):
+        assert Rollout.parse(value) == Rollout.of(0.5)
+        assert Rollout.parse(value).backfill_per_second is None
+    assert Rollout(0.5, 0.5, 0) != Rollout(0.5, 0.5)
+
+
+def test_what_a_log_says_of_a_change():
+    """A change of the pace is told where there was one, also that it ended."""
+    rates = {"read": 0.5, "write": 0.5, "old_read": 0.0, "old_write": 0.0}
+    assert change_of(CLOSED, Rollout.of(0.5)) == rates
+    paced = Rollout(0.5, 0.5, 10)
+    assert change_of(CLOSED, paced) == {**rates, "backfill_per_second": 10.0}
+    same = {"read": 0.5, "write": 0.5, "old_read": 0.5, "old_write": 0.5}
+    assert change_of(paced, Rollout.of(0.5)) == {**same, "backfill_per_second": None}
+
+
+def test_a_change_of_the_pace_alone_reaches_every_gate():
+    """A gate follows the pace as it follows the rates."""
+    source, heard = StaticSource(0.5), []
+    source.subscribe(heard.append)
+    gate = TrafficGate(source)
+    source.set({"read": 0.5, "write": 0.5, "backfill_per_second": 3})
+    assert gate.decision.rollout == heard[-1] == Rollout(0.5, 0.5, 3)
 
 
 def test_a_rollout_is_immutable():

@@ -6,12 +6,13 @@ Used as `tests.core.worlds` is: one body for both worlds.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import total_ordering
 from typing import Any, TypeAlias
 
-from tests.core.worlds import MANY, Clock, Migration, Store, Watched, WatchedLedger, World
+from tests.core.worlds import MANY, Clock, Migration, Store, WatchedLedger, World
 from tests.worlds import settle
 from zddm_flags import AsyncVerify, MigrationStatus, Page, Rollout, StoreInfo, TrafficGate, Verify, VerifyResult
 from zddm_flags.encoding import decode, ledger_key
@@ -112,7 +113,7 @@ class ScannedStore(Store):
         return Page(items, self._cursor(page[-1]) if len(inside) > limit else None)
 
     def _sorted(self) -> list[Any]:
-        return sorted(tuple(self.values), key=self._order)  # a copy first: writers go on
+        return sorted(self.values.copy(), key=self._order)
 
     def _cursor(self, key: Any) -> str:
         return self._tag + ledger_key(key).hex()
@@ -149,6 +150,14 @@ class Verified(Migration):
         other.clock = self.clock
         other.made_by(lambda gate, **more: self._make(gate, **{**options, **more}))
         return other
+
+    def remade(self) -> Verified:
+        """The same migration, whose adapters have the methods that its stores have now."""
+        made = Verified(self.world, self.gate, self.old, self.new, self.ledger)
+        made.clock = self.clock
+        adapters = (self.world.adapter(self.old, SCANNED), self.world.adapter(self.new, SCANNED))
+        made.made_by(lambda gate: self.world.proxy_class(gate, *adapters, name="users", ledger=self.ledger))
+        return made
 
     def name_of(self, key: Any) -> bytes:
         """The key's name in the ledger."""
@@ -206,13 +215,15 @@ def verified(
 ) -> Verified:
     """A migration of which these are the stores."""
     journal: list[str] = []
+    clock = Clock()
     made = Verified(
         world,
         TrafficGate(rate),
         ScannedStore("old", journal, old, order=old_order, quirks=quirks),
         ScannedStore("new", journal, new, order=new_order, tag=new_tag),
-        WatchedLedger(world, journal, Clock(), shared=True),
+        WatchedLedger(world, journal, clock, shared=True),
     )
+    made.clock = clock  # the ledger's; jobs and proxies have that of the machine
     adapters = (world.adapter(made.old, SCANNED), world.adapter(made.new, new_methods, new_info))
     given = {"name": "users", "ledger": made.ledger, **options}
     made.made_by(lambda gate, **others: world.proxy_class(gate, *adapters, **{**given, **others}))
@@ -234,14 +245,55 @@ def found(result: VerifyResult) -> dict[str, int]:
     return {"changed": result.changed, "missing": result.missing, "extra": result.extra}
 
 
-def when_called(watched: Watched, number: int, error: BaseException) -> None:
-    """Let everything that is called fail from the call with this number on, from 1."""
-    calls = 0
+class Killed(BaseException):
+    """The process is no more."""
 
-    async def count() -> None:
-        nonlocal calls
-        calls += 1
-        if calls >= number:
-            raise error
 
-    watched.pause = count
+class Interruptions:
+    """Counts the moments around the calls to all stores and the ledger, and does something at some of them.
+
+    `at(number)` is called at each moment, from 1, but for those of the calls that it makes itself.
+    """
+
+    def __init__(self, migration: Verified, at: Callable[[int], Awaitable[object]]) -> None:
+        self.moments = 0
+        self._at = at
+        self._busy = False
+        self._watched = (migration.old, migration.new, migration.ledger)
+        for watched in self._watched:
+            watched.pause = self._moment
+
+    def end(self) -> None:
+        """From now on nothing interrupts a call."""
+        for watched in self._watched:
+            watched.pause = None
+
+    async def _moment(self) -> None:
+        if self._busy:
+            return
+        self.moments += 1
+        self._busy = True
+        try:
+            await self._at(self.moments)
+        finally:
+            self._busy = False
+
+
+def killed_at(migration: Verified, moment: int) -> Interruptions:
+    """The process that works on the migration dies at this moment: nothing that it does then has an effect."""
+
+    async def die(number: int) -> None:
+        if number >= moment:
+            raise Killed
+
+    return Interruptions(migration, die)
+
+
+class Ticking:
+    """Seconds that pass by themselves, at each look."""
+
+    def __init__(self, seconds: float = 1.0) -> None:
+        self._now = itertools.count(1000.0, seconds)
+
+    def __call__(self) -> float:
+        return next(self._now)

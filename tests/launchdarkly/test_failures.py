@@ -16,6 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
@@ -26,7 +27,8 @@ from ldclient.feature_store import InMemoryFeatureStore
 
 from tests.launchdarkly.test_fork import scenario
 from tests.launchdarkly.traffic import Traffic
-from zddm_flags import LaunchDarklySource, Rollout, TrafficGate
+from zddm_adapters import InMemoryAdapter
+from zddm_flags import Backfill, LaunchDarklySource, Proxy, Rollout, TrafficGate
 from zddm_flags.launchdarkly import EVENTS_KEPT
 from zddm_flags.rollout import CLOSED
 from zddm_flags.testing import FlagServer
@@ -49,6 +51,9 @@ NO_RATES = [
     {"read": None, "write": 0.5},
     {"read": 0.6, "write": 0.5},
     {"read": 0.1, "write": 1.1},
+    {"read": 0, "write": 0.1, "backfill_per_second": -1},
+    {"read": 0, "write": 0.1, "backfill_per_second": True},
+    {"read": 0, "write": 0.1, "backfill_per_second": math.inf},
     -0.1,
     -1,
     1.0000001,
@@ -342,6 +347,34 @@ def test_the_flag_changes(server, make_source, reaches):
             server.set("rate", value)
             assert reaches(source, Rollout.parse(value))
             assert traffic.reaches_new() == used
+
+
+def test_the_flag_paces_a_backfill(server, make_source, reaches, logged, eventually):
+    """A backfill in progress stops at 0 rows a second and goes on at more; a wrong number changes nothing."""
+    source = make_source()
+    gate = TrafficGate(source)
+    server.set("rate", {"read": 0, "write": 1, "backfill_per_second": 0})
+    assert reaches(source, Rollout(0, 1, 0))
+    held = {f"key-{number}": number for number in range(300)}
+    old, new = InMemoryAdapter[str, int](held), InMemoryAdapter[str, int]()
+    with Proxy(gate, old, new) as proxy, ThreadPoolExecutor(1) as pool:
+        job = Backfill(proxy)
+        try:
+            running = pool.submit(job.run)
+            eventually(lambda: job.progress().waiting == "the flag's backfill_per_second is 0")
+            server.set("rate", {"read": 0, "write": 1, "backfill_per_second": "fast"})
+            eventually(lambda: events(logged, "flag_value_refused"))
+            assert gate.decision.rollout == Rollout(0, 1, 0)
+            assert new.scan().items == []
+            server.set("rate", {"read": 0, "write": 1, "backfill_per_second": 1_000_000})
+            assert running.result(10).complete
+        finally:
+            job.stop()
+        assert gate.decision.rollout.backfill_per_second == 1_000_000
+    assert dict(new.scan().items) == held
+    eventually(
+        lambda: any(event.get("backfill_per_second") == 1_000_000 for event in events(logged, "rate_changed"))
+    )
 
 
 def test_the_flag_is_turned_off(server, make_source, reaches):

@@ -40,6 +40,8 @@ WRONG = [
     {},
     {"read": 0.1},
     {"read": 0.6, "write": 0.5},
+    {"backfill_per_second": -1, "read": 0.1, "write": 0.5},
+    {"backfill_per_second": "fast", "read": 0.1, "write": 0.5},
 ]
 
 
@@ -80,6 +82,9 @@ def events(logged, name):
         (0, CLOSED),
         ({"read": 0.1, "write": 0.5}, Rollout(0.1, 0.5)),
         ({"read": 0, "write": 1, "comment": "warming"}, Rollout(0.0, 1.0)),
+        ({"read": 0, "write": 1, "backfill_per_second": 500}, Rollout(0.0, 1.0, 500.0)),
+        ({"read": 0, "write": 1, "backfill_per_second": 0}, Rollout(0.0, 1.0, 0.0)),
+        ({"read": 0, "write": 1, "backfill_per_second": None}, Rollout(0.0, 1.0)),
     ],
 )
 def test_values(server, make_source, reaches, value, rollout):
@@ -133,7 +138,10 @@ def test_wrong_values_take_bounded_memory(server, client, make_source, set_and_w
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.floats(0, 1) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(["read", "write"]), inner),
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(st.text() | st.sampled_from(["read", "write", "backfill_per_second"]), inner)
+    ),
     max_leaves=5,
 )
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Any, TypeAlias, TypeVar
 
+from zddm_flags.guard import is_failure
 from zddm_flags.ledger import AsyncInMemoryLedger as DefaultLedger
 from zddm_flags.worlds import check_methods
 
@@ -60,7 +61,7 @@ async def bounded(
         try:
             result = await call(*arguments)
         except BaseException as error:
-            ended(isinstance(error, Exception) or None)
+            ended(is_failure(error))
             raise
         ended(False)
         return result
@@ -72,7 +73,8 @@ async def bounded(
 
     def over(task: asyncio.Future[T]) -> None:
         # Some drivers cancel what waits for a connection that was lost; some answer a cancellation with an error.
-        failed = task.cancelled() or task.exception() is not None
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        failed = error is not None and is_failure(error) is not False
         ended(None if failed and caller_cancelled else failed or too_late)
 
     task = asyncio.ensure_future(made())

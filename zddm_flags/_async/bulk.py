@@ -311,7 +311,7 @@ class AsyncBulk(AsyncBackground[K, V]):
         """Whether New is empty, as far as a scan of it tells. Raises Unsupported where New cannot be scanned."""
         cursor: str | None = None
         while True:
-            page = await self._new.scan(cursor, 1, None)
+            page = await self.scan_new(cursor, 1, None)
             if page.items:
                 return False
             if page.next_cursor is None:

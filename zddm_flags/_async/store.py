@@ -151,7 +151,7 @@ class AsyncStore(Generic[K, V]):
         """At most `count` ranges of cursors that cover the store once; the whole, where it knows no others."""
         if self._partitions is None or count == 1:
             return [(None, None)]
-        return await self._partitions.partitions(count)
+        return await self._partitions.partitions(count) or [(None, None)]  # of an empty store it may know none
 
     async def count(self) -> int | None:
         """About how many keys there are; None where the adapter does not say."""

@@ -11,6 +11,7 @@ they do not, New is asked for Old's keys, page by page, and afterwards Old for N
 from __future__ import annotations
 
 import hashlib
+import json
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,7 +37,12 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 KEPT_PER_PART = 200
-"""Differing keys that a part's checkpoint tells by name."""
+"""Differing keys that a part's checkpoint tells by name, if so many are within `KEPT_CHARACTERS`."""
+KEPT_CHARACTERS = 500_000
+KEPT_FIELDS = 200
+"""Fields that a part's checkpoint counts. What a mapping's fields are called may be data."""
+FIELDS_PER_KEY = 20
+FIELD_CHARACTERS = 100
 SPREAD = 0x9E3779B97F4A7C15
 """An odd number that makes the sample another one than the keys below the gate's rate."""
 
@@ -489,19 +495,22 @@ class _Tally:
             self.counts["stale"] += each.stale
             self.counts["marked"] += mark and each.is_wrong
             self.counts["not_opened"] += each.kind == "missing" and each.hash >= opened
-            self.fields.update(each.fields)
+            self.fields.update(field[:FIELD_CHARACTERS] for field in each.fields)
             self.found.append(each)
 
     def added_to(self, part: Part, cursor: str | None) -> Part:
         """The part after the page."""
         found = list(part.more.get("found", ()))
-        room = max(0, KEPT_PER_PART - len(found))
-        found += [
-            [each.name.hex(), f"{each.hash:016x}", each.kind, list(each.fields), each.stale]
-            for each in self.found[:room]
-        ]
-        fields = Counter(part.more.get("fields", {})) + self.fields
-        return part.after_page(cursor, self.counts, found=found, fields=dict(fields))
+        characters = len(json.dumps(found)) if self.found and len(found) < KEPT_PER_PART else 0
+        for each in self.found[: max(0, KEPT_PER_PART - len(found))]:
+            fields = [field[:FIELD_CHARACTERS] for field in each.fields[:FIELDS_PER_KEY]]
+            told = [each.name.hex(), f"{each.hash:016x}", each.kind, fields, each.stale]
+            characters += len(json.dumps(told))
+            if characters > KEPT_CHARACTERS:
+                break
+            found.append(told)
+        counted = Counter(part.more.get("fields", {})) + self.fields
+        return part.after_page(cursor, self.counts, found=found, fields=dict(counted.most_common(KEPT_FIELDS)))
 
 
 def _walks_new(plan: Plan) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeAlias, TypeVar
 
+from zddm_flags.guard import is_failure
 from zddm_flags.ledger import InMemoryLedger as DefaultLedger
 from zddm_flags.worlds import check_methods
 
@@ -52,7 +53,7 @@ def bounded(seconds: float | None, ended: Callable[[bool | None], object], call:
     try:
         result = call(*arguments)
     except BaseException as error:
-        ended(isinstance(error, Exception) or None)
+        ended(is_failure(error))
         raise
     ended(False)
     return result

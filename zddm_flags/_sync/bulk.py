@@ -312,7 +312,7 @@ class Bulk(Background[K, V]):
         """Whether New is empty, as far as a scan of it tells. Raises Unsupported where New cannot be scanned."""
         cursor: str | None = None
         while True:
-            page = self._new.scan(cursor, 1, None)
+            page = self.scan_new(cursor, 1, None)
             if page.items:
                 return False
             if page.next_cursor is None:

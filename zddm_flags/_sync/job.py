@@ -217,32 +217,28 @@ class Job(Work[K, V]):
             self._know_parts(plan, kept)
         plan = replace(plan, state="running", owner=self._owner)
         self._save(self.name, plan.dump())
+        if not self.resumed:
+            self._clear_corrupt_parts(plan, kept)
         self._plan = plan
-        if self._restart:
-            self._replace_corrupt_parts(plan, kept)
         return plan
 
-    def _replace_corrupt_parts(self, plan: Plan, kept: Mapping[str, Checkpoint]) -> None:
-        """Make room for the parts of the run, whatever an earlier one left under their names."""
-        for number in range(len(plan.ranges)):
-            name = part_name(self.name, number)
-            if name in kept:
-                try:
-                    Part.load(name, kept[name].data)
-                except CorruptCheckpoint:
-                    self._save(name, Part(plan.run).dump())
-
     def _new_plan(self, kept: Mapping[str, Checkpoint]) -> Plan:
-        # A backfill comes after none, and must begin anew whatever is left of the last one.
-        backfill = None if self.name == "backfill" else saved_plan("backfill", kept)
         expected = self._persistently(self._proxy.count_old)
         parts = self._most_parts
         if parts is None:
             by_size = self._workers * 4 if expected is None else expected // ROWS_PER_PART
             parts = max(self._workers, min(MOST_PARTS, by_size))
         ranges = self._persistently(partial(self._ranges, parts))
-        after = backfill.run if backfill is not None and backfill.state == "finished" else None
-        return Plan(new_run(), tuple(ranges), dict(self._asked()), expected, after=after)
+        return Plan(new_run(), tuple(ranges), dict(self._asked()), expected, after=_finished_run("backfill", kept))
+
+    def _clear_corrupt_parts(self, plan: Plan, kept: Mapping[str, Checkpoint]) -> None:
+        """Replace the checkpoints of this plan's parts that an earlier run left, and that nobody understands."""
+        for name in (part_name(self.name, number) for number in range(len(plan.ranges))):
+            try:
+                if name in kept:
+                    Part.load(name, kept[name].data)
+            except CorruptCheckpoint:
+                self._save(name, Part(plan.run).dump())
 
     def _know_parts(self, plan: Plan, kept: Mapping[str, Checkpoint]) -> None:
         """Note how far the parts of the run are, by the ledger."""
@@ -289,8 +285,8 @@ class Job(Work[K, V]):
             except ValueError as error:
                 # An adapter refuses a cursor so, as that of a table whose key was changed; and much else.
                 error.add_note(
-                    f"while {self.name} walked from where {part_name(self.name, number)!r} in the ledger says: if "
-                    "it is this cursor that the adapter refuses, begin anew with restart=True (on the command line "
+                    f"{self.name} went on from where {part_name(self.name, number)!r} in the ledger says: if it "
+                    "is this cursor that the adapter refuses, begin anew with restart=True (on the command line "
                     "--restart), which loses nothing but the progress"
                 )
                 raise
@@ -480,6 +476,15 @@ _GO_ON = (
 
 def _worker_lost(name: str) -> ExecutorFailed:
     return ExecutorFailed(f"the executor of the {name} lost a worker, and takes no more work. {_GO_ON}")
+
+
+def _finished_run(job: JobName, kept: Mapping[str, Checkpoint]) -> str | None:
+    """The last run of a job, if it finished. None where its plan is corrupt, too: others need it, and say so."""
+    try:
+        plan = saved_plan(job, kept)
+    except CorruptCheckpoint:
+        return None
+    return plan.run if plan is not None and plan.state == "finished" else None
 
 
 def _superseded(name: str) -> Superseded:

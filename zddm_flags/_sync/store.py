@@ -152,7 +152,7 @@ class Store(Generic[K, V]):
         """At most `count` ranges of cursors that cover the store once; the whole, where it knows no others."""
         if self._partitions is None or count == 1:
             return [(None, None)]
-        return self._partitions.partitions(count)
+        return self._partitions.partitions(count) or [(None, None)]  # of an empty store it may know none
 
     def count(self) -> int | None:
         """About how many keys there are; None where the adapter does not say."""

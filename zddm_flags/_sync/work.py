@@ -64,6 +64,7 @@ class Work(Generic[K, V]):
         self._pace = Pace(per_second, clock)
         self._paced_at = per_second
         self._waiting: str | None = None
+        self._known_key: tuple[K] | None = None
         self._began = clock()
 
     def stop(self) -> None:
@@ -105,11 +106,12 @@ class Work(Generic[K, V]):
             if granted == wanted:
                 return wanted
             pace.give_back(granted)
-            self._wait(min(LOOK_SECONDS, (wanted - granted) / per_second), "as many a second as may be")
+            self._wait(min(LOOK_SECONDS, (wanted - granted) / per_second), "the limit of rows a second")
 
     def _may_use_new(self, key: K, *, writing: bool) -> bool:
         """Wait until New may be called; returns whether that took a while. Raises Stopped."""
         waited = False
+        self._known_key = (key,)
         while True:
             if writing and not self._proxy.new_takes_writes:
                 why = "the write rate is 0, or the proxy is disabled, so that nothing is written to New"
@@ -132,15 +134,34 @@ class Work(Generic[K, V]):
                 return call()
             except _POINTLESS:
                 raise
-            except GuardOpen:
-                self._wait(LOOK_SECONDS, "New fails, and the guard keeps calls from it")
             except Exception as error:
+                if isinstance(error, GuardOpen) and self._have_new_tried():
+                    self._wait(LOOK_SECONDS, "New fails, and the guard keeps calls from it")
+                    continue
                 now = self._clock()
                 give_up_at = now + self._patience_seconds if give_up_at is None else give_up_at
                 if now >= give_up_at:
                     raise
                 self._wait(pause, f"a store or the ledger fails: {type(error).__name__}")
                 pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _have_new_tried(self) -> bool:
+        """Let the guard try New again, where it is time: there may be no traffic in this process that does.
+
+        Takes a key to read. False where none is known, and Old gives none.
+        """
+        try:
+            cursor: str | None = None
+            while self._known_key is None:
+                page = self._proxy.scan_old(cursor, 1, None)
+                if page.items:
+                    self._known_key = (page.items[0][0],)
+                elif (cursor := page.next_cursor) is None:
+                    return False
+        except Exception:  # what Old raises is told where Old is needed
+            return False
+        self._proxy.guard_refuses(*self._known_key)
+        return True
 
     # -- copying ----------------------------------------------------------------------------------------------
 

@@ -35,17 +35,14 @@ Exit codes:
 @click.option("--yes", is_flag=True, help="Do not ask. Needed without a terminal.")
 @app_dir_option
 def reset(target: str, new_was_emptied: bool, yes: bool, app_dir: str) -> int:
-    r"""Clear what the ledger holds of a migration, so that it begins anew from an empty New.
+    """Clear what the ledger holds of a migration, so that it begins anew from an empty New.
 
     TARGET is module:attribute of the migration's proxy, or of a function that makes one. Its ledger must be one
     that processes share.
 
     It forgets which keys are stale, how far New was ever opened, and what backfill and verify have done. Whatever
-    New still holds is trusted from then on, wrong or not. So before:
-
-    \b
-      1. set the rate to 0, and wait until every process has seen it
-      2. empty New
+    New still holds is trusted from then on, wrong or not. So first set the rate to 0, wait until every process has
+    seen it, and empty New.
 
     It is refused where the rate is above 0, New holds anything, or an operation is in progress.
     """

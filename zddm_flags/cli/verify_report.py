@@ -164,8 +164,8 @@ class VerifyReport:
         shown = self.result.differences[: self.first]
         if not shown:
             return
-        hidden = "" if self.key_of is not None else " by their hashes"
-        yield from ("", f"The first {len(shown):,} of {counted(self.result.different, 'differing key')},{hidden}")
+        hidden = "" if self.key_of is not None else ", by their hashes"
+        yield from ("", f"The first {len(shown):,} of {counted(self.result.different, 'differing key')}{hidden}")
         yield from (f"  {self._line(each)}" for each in shown)
 
     def _line(self, found: FoundDifference) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from zddm_adapters._async._world import check_function
 from zddm_adapters._optional import attach_optional_methods
-from zddm_flags.errors import NotApplied, Unsupported
+from zddm_flags.errors import Unsupported, ValueRefused
 from zddm_flags.protocols import AsyncStorageAdapter, Page, StoreInfo
 
 __all__ = ["AsyncMappedAdapter"]
@@ -99,7 +99,7 @@ class AsyncMappedAdapter(Generic[K, V]):
         """Insert or replace.
 
         Raises:
-            NotApplied: `key` or `dump` raised, so that the store was not called.
+            ValueRefused: `key` or `dump` raised, so that the store was not called.
         """
         await self._adapter.write(self._stored_key(key), self._stored_value(value))
 
@@ -150,18 +150,18 @@ class AsyncMappedAdapter(Generic[K, V]):
         try:
             return self._key(key)
         except Exception as error:
-            raise NotApplied("key= failed before the store was called") from error
+            raise ValueRefused("key= failed before the store was called") from error
 
     def _stored_value(self, value: V) -> Any:
         try:
             return self._dump_value(value)
         except Exception as error:
-            raise NotApplied("dump= failed before the store was called") from error
+            raise ValueRefused("dump= failed before the store was called") from error
 
 
 def _check_distinct(stored: Mapping[Any, Any], items: Mapping[Any, Any]) -> None:
     if len(stored) != len(items):
-        raise NotApplied("key= is ambiguous") from ValueError(AMBIGUOUS)
+        raise ValueRefused("key= is ambiguous") from ValueError(AMBIGUOUS)
 
 
 def _same(thing: Any) -> Any:

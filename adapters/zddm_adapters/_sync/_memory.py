@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
 from zddm_flags.encoding import ledger_key
-from zddm_flags.errors import NotApplied
+from zddm_flags.errors import ValueRefused
 from zddm_flags.protocols import Page, StoreInfo
 
 __all__ = ["InMemoryAdapter"]
@@ -42,10 +42,10 @@ class InMemoryAdapter(Generic[K, V]):
         """Insert or replace.
 
         Raises:
-            NotApplied: the value is None, which would read as an absent key.
+            ValueRefused: the value is None, which would read as an absent key.
         """
         if value is None:
-            raise NotApplied("None is no value") from TypeError("a value must not be None: delete the key")
+            raise ValueRefused("None is no value") from TypeError("a value must not be None: delete the key")
         self._values[key] = value
 
     def delete(self, key: K) -> None:
@@ -62,10 +62,10 @@ class InMemoryAdapter(Generic[K, V]):
         """Insert or replace each.
 
         Raises:
-            NotApplied: a value is None; nothing was written.
+            ValueRefused: a value is None; nothing was written.
         """
         if any(value is None for value in items.values()):
-            raise NotApplied("None is no value") from TypeError("a value must not be None: delete the key")
+            raise ValueRefused("None is no value") from TypeError("a value must not be None: delete the key")
         self._values.update(items)
 
     def delete_many(self, keys: Sequence[K]) -> None:

@@ -14,7 +14,7 @@ from zddm_adapters._redis_client import check_settings
 from zddm_adapters._redis_errors import certainly_not_applied
 from zddm_adapters._redis_keys import KeySpace, ScanCursor
 from zddm_adapters._sync._world_redis import Client, check_client, renew_if_closed
-from zddm_flags.errors import NotApplied, Unsupported
+from zddm_flags.errors import NotApplied, Unsupported, ValueRefused
 from zddm_flags.protocols import Page, StoreInfo
 
 __all__ = ["RedisAdapter"]
@@ -308,14 +308,14 @@ class RedisAdapter(Generic[K, V]):
         try:
             return self._keys.name(key)
         except Exception as error:
-            raise NotApplied("the key was refused before the server was asked") from error
+            raise ValueRefused("the key was refused before the server was asked") from error
 
     def _pair(self, key: K, value: V) -> tuple[bytes, bytes]:
         name = self._name(key)
         try:
             return name, self._dump(value)
         except Exception as error:
-            raise NotApplied("the value was refused before the server was asked") from error
+            raise ValueRefused("the value was refused before the server was asked") from error
 
     def _dump(self, value: V) -> bytes:
         if value is None:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 from sqlalchemy import Executable, Row, Table
+from sqlalchemy.exc import DataError, IntegrityError
 
 from zddm_adapters._sql_errors import certainly_not_applied, parameter_refused
 from zddm_adapters._sql_table import MappedTable, ValueSpec, in_order
 from zddm_adapters._sync._world_sql import Engine, check_engine, raise_if_cancelled
-from zddm_flags.errors import NotApplied
+from zddm_flags.errors import NotApplied, ValueRefused
 from zddm_flags.protocols import Page, StoreInfo
 
 __all__ = ["SqlAlchemyAdapter"]
@@ -30,7 +31,8 @@ class SqlAlchemyAdapter(Generic[K, V]):
 
     `NotApplied` is raised from the error where it is certain that a write took no effect: a value of the wrong
     shape, no connection, and what the database refused before COMMIT was sent (constraints, data, deadlocks,
-    locks). Any other error of a write passes as it is, and means "unknown". Nothing is retried.
+    locks); `ValueRefused`, which is one, where the key or value is to blame. Any other error of a write passes as
+    it is, and means "unknown". Nothing is retried.
 
     Mind these:
 
@@ -158,7 +160,7 @@ class SqlAlchemyAdapter(Generic[K, V]):
         table = self._table
         rows = _before_the_store(lambda: [table.row_parameters(key, items[key]) for key in in_order(items)])
         if rows:
-            self._apply(table.upsert, [rows])
+            self._apply(*table.upserts(rows))
 
     def delete_many(self, keys: Sequence[K]) -> None:
         """Delete each, all or nothing, in one transaction; no error where one is absent."""
@@ -245,7 +247,8 @@ class SqlAlchemyAdapter(Generic[K, V]):
             if not connected:
                 raise NotApplied("there was no connection to the database") from error
             if not committing and self._transactional and certainly_not_applied(error):
-                raise NotApplied("the database refused the write before it was committed") from error
+                kind = ValueRefused if isinstance(error, (DataError, IntegrityError)) else NotApplied
+                raise kind("the database refused the write before it was committed") from error
             raise
 
 
@@ -253,7 +256,7 @@ def _before_the_store(make: Callable[[], T]) -> T:
     try:
         return make()
     except Exception as error:
-        raise NotApplied("the key or value was refused before the database was asked") from error
+        raise ValueRefused("the key or value was refused before the database was asked") from error
 
 
 def _wrong_key() -> ValueError:
