@@ -68,7 +68,7 @@ def command_line() -> None:
     type=click.FloatRange(5, 3600),
     default=28.0,
     show_default=True,
-    help="How long the traffic runs.",
+    help="How long the ramp takes. The backfill and the verify after it take a few seconds more.",
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the traffic's random choices.")
 @click.option(
@@ -97,7 +97,11 @@ def demo(
     for LaunchDarkly to the real LaunchDarkly SDK, ramps the migration from 0 to 1, 10, 50 and 100 %, with a kill
     and a resume half way. Every read is checked: it must return what the old database held during it.
 
-    The exit code is 0 only if every read was right and the two databases end equal.
+    Then, under the same traffic, a backfill copies the airports that nobody asked for, and is stopped half way and
+    gone on with; a repair makes right what is stale; and a verify compares every airport.
+
+    The exit code is 0 only if every read was right, the two databases are equal, and the migration is ready to cut
+    over. With --flag-key, where you leave the rate below 100 %, it tells what is missing.
     """
     needed = [
         "airportsdata",
