@@ -74,6 +74,7 @@ class Overview(Bulk[K, V]):
                 "the write rate is above 0, so that New is being written to: set the flag to 0, wait until every "
                 "process has seen it, and empty New"
             )
+        self._reap_if_due()  # at a rate of 0 nobody else may come to do so
         if not new_was_emptied and not self.holds_nothing():
             raise ResetRefused("New holds something, which would be trusted from then on: empty it first")
         if not self._ledger.reset():
@@ -81,8 +82,13 @@ class Overview(Bulk[K, V]):
                 f"operations are in progress, or were left by a process that ended: those are reaped after "
                 f"{self._settings.reap_age:.0f} s. Try again then"
             )
-        if not new_was_emptied and not self.holds_nothing():
-            self._ledger.open_to(1.0)  # so that writes that skip New leave their keys stale again
+        empty = new_was_emptied
+        try:
+            empty = empty or self.holds_nothing()
+        finally:
+            if not empty:
+                self._ledger.open_to(1.0)  # so that writes that skip New leave their keys stale again
+        if not empty:
             raise ResetRefused(
                 "New was written to meanwhile, by a process that has not seen the flag at 0: wait, empty New, and "
                 "reset again"
