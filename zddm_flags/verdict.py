@@ -46,7 +46,10 @@ def _backfill_reasons(plan: Plan | None) -> list[str]:
     counts = plan.result.get("counts", {})
     left = sum(int(counts.get(name, 0)) for name in ("refused", "pending", "too_long"))
     if left:
-        reasons.append(f"the last backfill left {left:,} keys that it could not copy: run repair, then verify")
+        reasons.append(
+            f"the last backfill left {left:,} keys that it could not copy: run repair, then backfill and verify "
+            "again"
+        )
     return reasons
 
 
