@@ -127,7 +127,8 @@ class TestReasons:
         """The last backfill could not copy some keys."""
         migration = finished(world)
         migration.plan("backfill", run="b1", result=COPIED | {"counts": {left: 2_000}})
-        assert "left 2,000 keys that it could not copy: run repair, then verify" in await only_reason(migration)
+        told = await only_reason(migration)
+        assert "left 2,000 keys that it could not copy: run repair, then backfill and verify again" in told
 
     async def test_no_verify(self, world: World):
         """No verify was run."""
