@@ -28,7 +28,21 @@ def run() -> int:
     return code or 0
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+_EPILOG = """
+\b
+To finish a migration, while the application reads and writes:
+  1. raise the flag's rate to 1
+  2. zddm backfill app.stores:users               copies what no traffic touches
+  3. zddm repair app.stores:users --delete-extra  makes right what is stale
+  4. zddm verify app.stores:users                 compares every key
+  5. zddm status app.stores:users                 says whether to cut over
+
+app.stores:users is module:attribute of your proxy, or of a function that makes one. Each of these may be stopped,
+killed and run again. docs/finishing.md has the rest.
+"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.version_option(VERSION, prog_name="zddm")
 def command_line() -> None:
     """Move live data between two stores without downtime.
