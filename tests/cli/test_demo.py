@@ -23,8 +23,10 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from zddm_adapters import InMemoryAdapter
+from zddm_flags import Proxy, TrafficGate
 from zddm_flags.cli.demo.airports import Airport
 from zddm_flags.cli.demo.checker import CheckedOld
+from zddm_flags.cli.demo.finish import Finish
 from zddm_flags.testing import FlagServer
 
 DEMO = [sys.executable, "-m", "zddm_flags", "demo"]
@@ -158,7 +160,6 @@ def test_a_live_bar_and_a_clean_interrupt_of_the_backfill(environment):
         ("Starting a PostgreSQL server", ["--new", "postgres"]),
         ("0 %: everything is on Old", ["--new", "postgres"]),
         ("backfill: copies the airports", []),
-        ("verify: compares every airport, under traffic", []),
     ],
 )
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -188,6 +189,39 @@ def test_an_interrupt_at_any_moment_leaves_nothing(environment, moment, argument
     assert errors == ""
     commands = [each.info["cmdline"] or [] for each in psutil.process_iter(["cmdline"])]
     assert not [command for command in commands if environment["TMPDIR"] in " ".join(command)]
+
+
+def _finished(rate, new):
+    """The finish of a migration of 100 airports, and the verdict."""
+    airport = Airport("", "", "", 0.0, 0.0, 0.0, "")
+    old = InMemoryAdapter({f"K{number:03}": airport for number in range(100)})
+    said = []
+    finish = Finish(Proxy(TrafficGate(rate), old, InMemoryAdapter(new)), lambda *_: None, said.append)
+    finish.under_traffic()
+    status = finish.at_rest()
+    return finish, status, "\n".join(said)
+
+
+def test_the_finish_tells_what_new_would_have_served_wrong():
+    """A value of New that nobody knew to be wrong is repaired, and still told, which ends the demo with 1."""
+    wrong = Airport("another", "", "", 0.0, 0.0, 0.0, "")
+    finish, status, said = _finished(1.0, {"K007": wrong})
+    assert finish.served_wrong == 1
+    assert "repair: 1 key stale" in said
+    assert "Equal: New holds what Old holds, and nothing else." in "\n".join(finish.lines())
+    assert (status.ready, finish.covered) == (True, 1.0)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_the_finish_where_the_flag_leaves_keys_in_old(rate):
+    """At a rate below 1 the finish comes to its end, finds nothing wrong, and the verdict says what is missing."""
+    finish, status, said = _finished(rate, {})
+    assert finish.served_wrong == 0
+    assert finish.covered == rate
+    assert not status.ready
+    assert f"the flag writes {rate:.4%} of the keys to New: raise it to 1" in status.reasons
+    assert ("waits: the write rate is 0" in said) == (rate == 0)
+    assert "missing" in "\n".join(finish.lines())
 
 
 class _FullStore(InMemoryAdapter[str, Airport]):

@@ -12,7 +12,7 @@ from zddm_flags.cli.jobs import counts_of, duration, rows_of, waiting_of
 from zddm_flags.cli.verify_report import VerifyReport
 from zddm_flags.cli.words import counted
 from zddm_flags.jobs import Progress
-from zddm_flags.results import BackfillResult, MigrationStatus, VerifyResult
+from zddm_flags.results import BackfillResult, MigrationStatus, RepairResult, VerifyResult
 
 __all__ = ["Finish"]
 
@@ -101,7 +101,9 @@ class Finish:
         stale = self._proxy.migration_status().stale
         if stale:
             self._announce(f"repair: {counted(stale, 'key')} stale, for writes overlapped, or New missed one")
-            self._run("repair", Repair(self._proxy, delete_extra=True))  # the traffic deletes airports
+            self._run(
+                "repair", Repair(self._proxy, delete_extra=True), _in_neither
+            )  # the traffic deletes airports
 
     def _verify(self) -> VerifyResult:
         self._announce(f"verify: compares every airport, {self._when}")
@@ -115,7 +117,9 @@ class Finish:
         """Whether another verify could show no more: what the rate leaves in Old stays there."""
         return result.finished and result.different == result.not_opened and not result.unsure + result.failed
 
-    def _run(self, name: str, job: _Job[T], *, stop_half_way: bool = False) -> T:
+    def _run(
+        self, name: str, job: _Job[T], more: Callable[[T], str] = lambda _: "", *, stop_half_way: bool = False
+    ) -> T:
         """Run a job in a thread of its own, and show how far it is."""
         waiting = ""
         with ThreadPoolExecutor(1, thread_name_prefix=f"demo-{name}") as pool:
@@ -133,7 +137,7 @@ class Finish:
             finally:  # an interrupt comes here too
                 job.stop()
         result, progress = running.result(), job.progress()
-        parts = (rows_of(progress), counts_of(progress), waiting, duration(progress.seconds))
+        parts = (rows_of(progress), counts_of(progress), more(result), waiting, duration(progress.seconds))
         done = "; ".join(part for part in parts if part)
         self._told.append(f"{name.capitalize()}, {self._when}: {done}")
         self._announce(f"{name}: {done}")
@@ -143,3 +147,10 @@ class Finish:
         """Whether it waits for the flag, which may stay where it is for ever."""
         rollout = self._proxy.gate.decision.rollout
         return progress.waiting is not None and (rollout.write == 0 or rollout.backfill_per_second == 0)
+
+
+def _in_neither(result: RepairResult) -> str:
+    """Those of the stale keys that were deleted from both stores, which a repair has nothing to do with."""
+    told = (result.copied, result.deleted, result.extra, result.not_covered, result.refused, result.pending)
+    gone = result.keys - sum(told) - result.not_found
+    return f"{gone:,} in neither store" if gone else ""
