@@ -25,7 +25,8 @@ class AsyncOverview(AsyncBulk[K, V]):
     async def migration_status(self) -> MigrationStatus:
         """How far the migration is, by the ledger and the flag, and whether it is time to cut over.
 
-        Two calls to the ledger, none to a store. Raises what the ledger raises, and CorruptCheckpoint.
+        Calls the ledger, which it has reaped where that is due, and no store. Raises what the ledger raises, and
+        CorruptCheckpoint.
         """
         await self._reap_if_due()
         summary = await self._ledger.summary()

@@ -26,7 +26,8 @@ class Overview(Bulk[K, V]):
     def migration_status(self) -> MigrationStatus:
         """How far the migration is, by the ledger and the flag, and whether it is time to cut over.
 
-        Two calls to the ledger, none to a store. Raises what the ledger raises, and CorruptCheckpoint.
+        Calls the ledger, which it has reaped where that is due, and no store. Raises what the ledger raises, and
+        CorruptCheckpoint.
         """
         self._reap_if_due()
         summary = self._ledger.summary()
