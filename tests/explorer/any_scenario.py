@@ -42,9 +42,17 @@ SECONDS = (9.0, 15.0, 20.0, 60.0)
 
 
 def any_scenario(
-    chance: Random, *, operations: int = 2, events: int = 2, batches: bool = True, faults: int = 1
+    chance: Random,
+    *,
+    operations: int = 2,
+    events: int = 2,
+    batches: bool = True,
+    jobs: bool = True,
+    faults: int = 1,
 ) -> Scenario:
     """Two keys, two processes at any rates, a New that holds what it may hold, and at most so many faults.
+
+    With `jobs` some of the operations are pages of a backfill, a repair or a verify.
 
     The proxies may have a guard, copy in any way and compare; then up to two steps do their background work.
     """
@@ -61,7 +69,7 @@ def any_scenario(
             stale.append(key)
     drawn: dict[str, Operation] = {}
     for number in range(1, operations + 1):
-        drawn[f"operation {number}"] = _any_operation(chance, number, tuple(drawn), batches=batches)
+        drawn[f"operation {number}"] = _any_operation(chance, number, tuple(drawn), batches=batches, jobs=jobs)
     steps: dict[str, Step] = dict(drawn)
     options = _any_options(chance)
     for number in range(1, chance.randint(0, 2 * bool(options)) + 1):
@@ -84,9 +92,9 @@ def any_scenario(
     )
 
 
-def any_outage_of_the_ledger(chance: Random) -> Scenario:
+def any_outage_of_the_ledger(chance: Random, *, jobs: bool = True) -> Scenario:
     """One process that goes on without the ledger, and marks in the end: for it the promise is not suspended."""
-    drawn = any_scenario(chance, events=1, batches=False)
+    drawn = any_scenario(chance, events=1, batches=False, jobs=jobs)
     steps: dict[str, Step] = {"out": Outage("ledger")}
     for label, step in drawn.steps.items():
         after = tuple(each for each in step.after if each in steps)
@@ -114,7 +122,9 @@ def _any_options(chance: Random) -> dict[str, Any]:
     }
 
 
-def _any_operation(chance: Random, number: int, before: tuple[str, ...], *, batches: bool) -> Operation:
+def _any_operation(
+    chance: Random, number: int, before: tuple[str, ...], *, batches: bool, jobs: bool
+) -> Operation:
     process, key = chance.choice("AB"), chance.choice("kkl")
     after = before if chance.random() < 0.35 else ()
     kinds: list[Operation] = [
@@ -122,7 +132,7 @@ def _any_operation(chance: Random, number: int, before: tuple[str, ...], *, batc
         Write(process, key, f"{key} {number}", after=after),
         Delete(process, key, after=after),
     ]
-    if chance.random() < 0.3:  # or what a job does
+    if jobs and chance.random() < 0.3:
         keys = ("k", "l") if batches and chance.random() < 0.3 else (key,)
         kinds = [
             BackfillPage(process, keys, everything=chance.random() < 0.5, after=after),

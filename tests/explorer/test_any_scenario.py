@@ -28,7 +28,7 @@ def test_promise_is_kept_in_any_small_scenario(seed: int, proved: Proved) -> Non
 @pytest.mark.parametrize("seed", range(10))
 def test_one_process_keeps_the_promise_without_the_ledger(seed: int, proved: Proved) -> None:
     """A process reads right what it changed without the ledger, whatever comes between, and marks all of it."""
-    proved(explore(any_outage_of_the_ledger(Random(seed)), Available))
+    proved(explore(any_outage_of_the_ledger(Random(seed), jobs=False), Available))
 
 
 @pytest.mark.parametrize("proxy", [PlainProxy, AsksNoLedger, WithdrawsAfterOldWasWritten, WritesWithoutAToken])
@@ -36,7 +36,7 @@ def test_reduction_hides_nothing_in_any_small_scenario(proxy: Any) -> None:
     """With and without the reduction a wrong algorithm is caught in the same scenarios, and not in all or none."""
     verdicts: set[bool] = set()
     for seed in range(45):
-        scenario = any_scenario(Random(seed), batches=False, faults=int(proxy is PlainProxy))
+        scenario = any_scenario(Random(seed), batches=False, jobs=False, faults=int(proxy is PlainProxy))
         reduced, whole = (explore(scenario, proxy, reduce=reduce).violation for reduce in (True, False))
         assert (reduced is None) == (whole is None)
         verdicts.add(whole is None)

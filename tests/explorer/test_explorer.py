@@ -138,6 +138,10 @@ def test_violation_is_raised_with_its_schedule() -> None:
         scenarios.READS_GO_BACKWARDS,
         scenarios.WARMED_BEFORE_IT_IS_READ,
         scenarios.ABOVE_OPENED,
+        scenarios.BACKFILLED_AND_WRITTEN,
+        scenarios.ALL_BACKFILLED_AND_WRITTEN,
+        scenarios.EXTRA_KEY_REPAIRED_AND_WRITTEN,
+        scenarios.VERIFIED_AND_WRITTEN,
     ],
 )
 def test_reduction_hides_nothing(scenario: Scenario, proxy: Any) -> None:
