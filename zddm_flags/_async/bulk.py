@@ -151,6 +151,16 @@ class AsyncBulk(AsyncBackground[K, V]):
         """Make stale, now and then, what crashed processes left."""
         await self._reap_if_due()
 
+    async def open_to(self, rate: float) -> None:
+        """Raise `opened` before New is used at this rate: a write that skips New leaves its key stale from then on.
+
+        Raises what the ledger raises.
+        """
+        opened = (await self._ledger.summary()).opened
+        if opened < rate:
+            opening = await self._ledger.open_to(rate)
+            self._telemetry.report("info", "opened_wider", opened=opening.opened, before=opened)
+
     # -- walking ----------------------------------------------------------------------------------------------
 
     async def scan_old(self, cursor: str | None, limit: int, until: str | None) -> Page[K, V]:

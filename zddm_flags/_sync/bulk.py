@@ -152,6 +152,16 @@ class Bulk(Background[K, V]):
         """Make stale, now and then, what crashed processes left."""
         self._reap_if_due()
 
+    def open_to(self, rate: float) -> None:
+        """Raise `opened` before New is used at this rate: a write that skips New leaves its key stale from then on.
+
+        Raises what the ledger raises.
+        """
+        opened = (self._ledger.summary()).opened
+        if opened < rate:
+            opening = self._ledger.open_to(rate)
+            self._telemetry.report("info", "opened_wider", opened=opening.opened, before=opened)
+
     # -- walking ----------------------------------------------------------------------------------------------
 
     def scan_old(self, cursor: str | None, limit: int, until: str | None) -> Page[K, V]:
