@@ -109,8 +109,8 @@ class AsyncBackfill(AsyncJob[K, V]):
             raise Stopped
         covers = float(self._plan.asked["covers"])
         if not self._opened:
-            # Not by the first copy alone: a key that is written behind the cursor before there is any, by a process
-            # that sees a lower rate, would be clean, and in Old only (H8).
+            # Not by the first copy alone: a key that is written behind the cursor before that, by a process that
+            # sees a lower rate, would be clean, and in Old only (H8).
             await self._persistently(partial(self._proxy.open_to, covers))
             self._opened = True
         limit = await self._allowance()

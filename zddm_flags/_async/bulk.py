@@ -152,7 +152,7 @@ class AsyncBulk(AsyncBackground[K, V]):
         await self._reap_if_due()
 
     async def open_to(self, rate: float) -> None:
-        """Raise `opened` before New is used at this rate: a write that skips New leaves its key stale from then on.
+        """Raise `opened` before New is used at this rate: a write that skips New leaves its key stale then.
 
         Raises what the ledger raises.
         """

@@ -153,7 +153,7 @@ class Bulk(Background[K, V]):
         self._reap_if_due()
 
     def open_to(self, rate: float) -> None:
-        """Raise `opened` before New is used at this rate: a write that skips New leaves its key stale from then on.
+        """Raise `opened` before New is used at this rate: a write that skips New leaves its key stale then.
 
         Raises what the ledger raises.
         """
