@@ -1,7 +1,7 @@
 """What a store must offer to take part, and what it may offer besides.
 
-`StorageAdapter` is all that must be written. The other protocols are optional: a proxy uses what it finds, and
-never calls `Scannable` and `SupportsCount`, which are for a loop of yours over all keys (see the README). Every
+`StorageAdapter` is all that must be written. The other protocols are optional: what is found is used. Reads and
+writes never call `Scannable` and `SupportsCount`; a backfill and a verify do, for they walk all keys. Every
 protocol has an asyncio twin with the prefix `Async`.
 """
 
@@ -175,8 +175,14 @@ class AsyncSupportsDeleteMany(Protocol[K_contra]):
 class Scannable(Protocol[K, V]):
     """A store that can be walked from end to end, to copy or compare every key.
 
-    A cursor is an opaque string, safe to keep in a checkpoint. A store that has no order, such as Redis, gives one
-    range as its only partition, may give a key twice, and may refuse `until`.
+    A cursor is an opaque string, safe to keep in a checkpoint: another process goes on from it. One that is not of
+    this store raises ValueError. A key that is there from the first page to the last is on one of them. A page may
+    be empty though more follow.
+
+    The order of the keys is the store's. A backfill needs none. A verify walks Old and New side by side where both
+    give their keys in Python's order and New takes Old's cursors; else it asks each for the other's keys. A store
+    that has no order, such as Redis, gives one range as its only partition, may give a key twice, and may refuse
+    `until`.
     """
 
     def scan(self, cursor: str | None = None, limit: int = 1000, until: str | None = None) -> Page[K, V]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from zddm_flags.jobs import Plan
 from zddm_flags.ledger import LedgerSummary
 from zddm_flags.rollout import Rollout
@@ -15,11 +17,11 @@ def reasons_not_to_cut_over(
     """Why it is not yet time, each with what to do; none where New holds all that Old does, and serves it."""
     reasons: list[str] = []
     if rollout.write < 1:
-        reasons.append(f"the flag writes {rollout.write:.4%} of the keys to New: raise it to 1")
+        reasons.append(f"the flag writes {_share(rollout.write)} of the keys to New: raise it to 1")
     if rollout.read < 1:
-        reasons.append(f"the flag reads {rollout.read:.4%} of the keys from New: raise it to 1")
+        reasons.append(f"the flag reads {_share(rollout.read)} of the keys from New: raise it to 1")
     if summary.opened < 1:
-        reasons.append(f"New was only ever opened for {summary.opened:.4%} of the keys")
+        reasons.append(f"New was only ever opened for {_share(summary.opened)} of the keys")
     if summary.stale:
         reasons.append(f"{summary.stale:,} keys are stale, and served by Old: run repair")
     oldest = summary.oldest_pending_seconds
@@ -39,11 +41,15 @@ def _backfill_reasons(plan: Plan | None) -> list[str]:
     covered = float(plan.result.get("covered", 0.0))
     reasons = []
     if covered < 1:
-        reasons.append(f"the last backfill covered {covered:.4%} of the keys: run it again at a write rate of 1")
+        share = _share(covered)
+        reasons.append(f"the last backfill covered {share} of the keys: run it again at a write rate of 1")
     counts = plan.result.get("counts", {})
     left = sum(int(counts.get(name, 0)) for name in ("refused", "pending", "too_long"))
     if left:
-        reasons.append(f"the last backfill left {left:,} keys that it could not copy: run repair, then verify")
+        reasons.append(
+            f"the last backfill left {left:,} keys that it could not copy: run repair, then backfill and verify "
+            "again"
+        )
     return reasons
 
 
@@ -69,3 +75,8 @@ def _verify_reasons(backfill: Plan | None, verify: Plan | None) -> list[str]:
     if backfill is not None and backfill.state == "finished" and verify.after != backfill.run:
         reasons.append("the last verify began before the last backfill had finished: run it again")
     return reasons
+
+
+def _share(rate: float) -> str:
+    """Rounded down: what is not all of them does not read as if it were."""
+    return f"{math.floor(rate * 1_000_000) / 10_000:.4f}%"

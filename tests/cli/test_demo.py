@@ -1,5 +1,6 @@
 """`zddm demo` moves real data, says so, and leaves nothing behind."""
 
+import contextlib
 import errno
 import gzip
 import os
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 from dataclasses import replace
@@ -39,7 +41,7 @@ def environment():
 
 
 def test_a_ramp_a_kill_and_a_resume_without_a_terminal(environment):
-    """Plain lines show the ramp, the kill and the resume, no read is wrong, and the stores end equal."""
+    """Plain lines show the ramp, the kill, the resume and the finish under traffic, and its verdict."""
     done = subprocess.run(
         [*DEMO, "--seconds", "6", "--seed", "3"],
         capture_output=True,
@@ -53,10 +55,19 @@ def test_a_ramp_a_kill_and_a_resume_without_a_terminal(environment):
     for phase in ("ramp to 1 %", "ramp to 10 %", "ramp to 50 %", "killed", "resumed at 50 %", "ramp to 100 %"):
         assert phase in output
     assert "Reads that returned what Old did not hold: 0" in output
-    assert "The migration was right." in output
-    equal = re.search(r"([\d,]+) airports are in New and equal to Old; 0 differ", output)
+    halted = re.search(r"Backfill, under traffic: ([\d,]+) of about ([\d,]+) rows; .*copied", output)
+    resumed = re.search(r"Backfill, gone on with, under traffic: ([\d,]+) of about ([\d,]+) rows", output)
+    assert halted is not None
+    assert resumed is not None
+    assert halted[2] == resumed[2]  # one run
+    assert _number(halted[2]) / 2 <= _number(halted[1]) < _number(resumed[1])
+    assert _number(resumed[1]) > 27_000
+    assert "Verify, under traffic: " in output
+    assert "Equal: New holds what Old holds, and nothing else." in output
+    equal = re.search(r"compared +([\d,]+)\n +equal +\1\n", output)
     assert equal is not None
-    assert int(equal[1].replace(",", "")) > 27_000
+    assert _number(equal[1]) > 27_000
+    assert output.endswith("\nReady to cut over.\n")
     killed = re.search(r"killed: the flag is turned off +([\d.]+)% of ([\d,]+)", output)
     assert killed is not None
     assert float(killed[1]) >= 99.0  # reads that were on their way to New when the flag changed may finish
@@ -65,6 +76,10 @@ def test_a_ramp_a_kill_and_a_resume_without_a_terminal(environment):
     assert float(last[1]) < float(killed[1])
     assert "\x1b[" not in output
     assert done.stderr == ""
+
+
+def _number(text):
+    return int(text.replace(",", ""))
 
 
 def _until(descriptor, text, seconds):
@@ -83,11 +98,13 @@ def _until(descriptor, text, seconds):
     return seen
 
 
-def test_a_live_table_and_a_clean_interrupt(environment):
-    """On a terminal a table is drawn again and again; Ctrl-C stops cleanly with 130 and a summary."""
+@contextlib.contextmanager
+def _on_a_terminal(command, environment):
+    """A process on a terminal of 24 lines, and the other end of it."""
     controller, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 120))
     process = subprocess.Popen(
-        [*DEMO, "--seconds", "60"],
+        command,
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,
@@ -97,6 +114,16 @@ def test_a_live_table_and_a_clean_interrupt(environment):
     )
     os.close(terminal)
     try:
+        yield process, controller
+    finally:
+        process.kill()
+        process.wait()
+        os.close(controller)
+
+
+def test_a_live_table_and_a_clean_interrupt(environment):
+    """On a terminal a table is drawn again and again; Ctrl-C stops cleanly with 130 and a summary."""
+    with _on_a_terminal([*DEMO, "--seconds", "60"], environment) as (process, controller):
         seen = _until(controller, "keys by path", 60)
         seen += _until(controller, "keys by path", 60)
         assert "\x1b[" in seen
@@ -107,10 +134,21 @@ def test_a_live_table_and_a_clean_interrupt(environment):
         assert "Reads that returned what Old did not hold: 0" in rest
         assert "Traceback" not in rest
         assert process.wait(30) == 130
-    finally:
-        process.kill()
-        process.wait()
-        os.close(controller)
+
+
+def test_a_live_bar_and_a_clean_interrupt_of_the_backfill(environment):
+    """On a terminal the backfill has a bar beside the traffic's figures; Ctrl-C then ends both with 130."""
+    with _on_a_terminal([*DEMO, "--seconds", "5"], environment) as (process, controller):
+        seen = _until(controller, " of about 2", 90)
+        frame = seen[seen.rindex("backfill") :] + _until(controller, "keys by path", 30)
+        assert "\u2501" in frame  # the bar
+        assert "reads on Old" in frame
+        process.send_signal(signal.SIGINT)
+        rest = _until(controller, "Interrupted: stopped cleanly", 30)
+        assert "..." not in seen + rest  # the table fits the terminal
+        assert "Reads that returned what Old did not hold: 0" in rest
+        assert "Traceback" not in rest
+        assert process.wait(30) == 130
 
 
 @pytest.mark.parametrize(
@@ -119,7 +157,8 @@ def test_a_live_table_and_a_clean_interrupt(environment):
         ("Preparing", []),
         ("Starting a PostgreSQL server", ["--new", "postgres"]),
         ("0 %: everything is on Old", ["--new", "postgres"]),
-        ("Reading every airport once", []),
+        ("backfill: copies the airports", []),
+        ("verify: compares every airport, under traffic", []),
     ],
 )
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -237,12 +276,19 @@ def test_a_flag_of_ones_own_postgres_and_a_collector(environment, collector):
         )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "opened to 50 %" in done.stdout
-    assert "The migration was right." in done.stdout
+    assert "Reads that returned what Old did not hold: 0" in done.stdout
+    assert "SOMETHING WAS WRONG" not in done.stdout
+    missing = re.search(r"missing +([\d,]+)   ([\d,]+) of them above the opened rate", done.stdout)
+    assert missing is not None
+    assert _number(missing[1]) == _number(missing[2])  # half of them, all for the rate
+    assert 13_000 < _number(missing[1]) < 15_000
+    assert "Not ready to cut over:" in done.stdout
+    assert "the flag reads 50.0000% of the keys from New: raise it to 1" in done.stdout
     names = {span.name for span in collector.spans}
     assert {"zddm.read", "zddm.write", "read airports", "read places", "write places"} <= names
     by_id = {span.span_id: span for span in collector.spans}
     child = next(span for span in collector.spans if span.name == "read places" and span.parent_span_id in by_id)
-    assert by_id[child.parent_span_id].name in {"zddm.read", "zddm.read_many"}
+    assert by_id[child.parent_span_id].name in {"zddm.read", "zddm.backfill_many", "zddm.verify_many"}
     flags = {
         attribute.value.string_value
         for span in collector.spans

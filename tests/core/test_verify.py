@@ -583,7 +583,7 @@ class TestContinued:
         first = await settle(job.run())
         assert not first.finished
         assert first.verdict != "equal"
-        assert (await migration.status()).verify.state == "stopped"
+        assert await migration.state() == "stopped"
         second = await migration.another(1.0).verify(page_size=5)
         assert second.resumed
         assert second.finished
@@ -683,7 +683,7 @@ class TestContinued:
         with pytest.raises(CorruptCheckpoint, match="restart=True"):
             await migration.status()
         assert (await migration.verify(restart=True)).missing == 1
-        assert (await migration.status()).verify.state == "finished"
+        assert await migration.state() == "finished"
 
     async def test_a_corrupt_backfill_does_not_keep_it_from_beginning(self, world: World):
         """A verify needs nothing of what a backfill left."""
@@ -725,7 +725,7 @@ class TestContinued:
         with pytest.raises(Superseded):
             await migration.verify(page_size=2)
         assert taken[0].changed == 1
-        assert (await migration.status()).verify.state == "finished"
+        assert await migration.state() == "finished"
 
 
 class TestNewFails:
@@ -789,7 +789,7 @@ class TestNewFails:
         migration.old.after["scan"] = fail
         with pytest.raises(Trouble):
             await migration.verify(page_size=3, patience_seconds=1, clock=Ticking())
-        assert (await migration.status()).verify.state == "stopped"
+        assert await migration.state() == "stopped"
         migration.old.recover()
         result = await migration.verify(page_size=3)
         assert (result.resumed, result.verdict, result.compared) == (True, "equal", 10)

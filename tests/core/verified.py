@@ -141,6 +141,11 @@ class Verified(Migration):
     async def status(self) -> MigrationStatus:
         return await settle(self.proxy.migration_status())
 
+    async def state(self) -> str | None:
+        """That of the last verify, by the ledger."""
+        told = (await self.status()).verify
+        return None if told is None else told.state
+
     async def reset(self, **options: Any) -> LedgerSummary:
         return await settle(self.proxy.reset_ledger(**options))
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import shlex
 import sys
 import tomllib
 from pathlib import Path
@@ -11,14 +12,17 @@ import pytest
 
 from zddm_adapters import InMemoryAdapter
 from zddm_flags import Proxy, TrafficGate
+from zddm_flags.cli import run
 from zddm_flags.testing import FlagServer
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 BLOCKS = re.compile(
-    r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.DOTALL | re.MULTILINE
+    r"^```(?P<kind>python|console)\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?",
+    re.DOTALL | re.MULTILINE,
 )
+COMMAND = re.compile(r"^\$ (zddm .*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 
 
 @pytest.fixture
@@ -33,6 +37,8 @@ def test_the_code_runs_and_prints_what_the_page_shows(readme_folder, monkeypatch
     # Executing strings needs a module for the dataclass machinery to find.
     module = type(sys)("readme")
     monkeypatch.setitem(sys.modules, "readme", module)
+    monkeypatch.setitem(sys.modules, "app", type(sys)("app"))
+    monkeypatch.setitem(sys.modules, "app.stores", module)  # what its commands point at
     with FlagServer({"users-migration-rate": 0}) as flags:
         monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", "sdk-local")
         monkeypatch.setattr("ldclient.LDClient", lambda config: flags.client(sdk_key=config.sdk_key))
@@ -40,6 +46,11 @@ def test_the_code_runs_and_prints_what_the_page_shows(readme_folder, monkeypatch
         checked = 0
         for block in BLOCKS.finditer(TEXT):
             line = TEXT.count("\n", 0, block.start("code"))
+            if block["kind"] == "console":
+                for command, shown in COMMAND.findall(block["code"]):
+                    run_and_compare(command, shown, monkeypatch)
+                assert dict(module.old.scan().items) == dict(module.new.scan().items)
+                continue
             output = io.StringIO()
             with contextlib.redirect_stdout(output), _quiet_logs():
                 exec(compile("\n" * line + block["code"], str(README), "exec"), vars(module))  # noqa: S102
@@ -49,6 +60,17 @@ def test_the_code_runs_and_prints_what_the_page_shows(readme_folder, monkeypatch
         module.source.close()
         for engine in (module.old_engine, module.new_engine, module.ledger_engine):
             engine.dispose()
+
+
+def run_and_compare(command, shown, monkeypatch):
+    """A command ends with 0 and prints what the page shows, where `...` stands for any lines."""
+    monkeypatch.setattr(sys, "argv", shlex.split(command))
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors), _quiet_logs():
+        assert run() == 0, command + errors.getvalue()
+    printed, shown = (re.sub(r"\bin [\d.]+ s\b", "in T", each) for each in (output.getvalue(), shown))
+    first, cut, last = shown.partition("...\n")
+    assert printed == shown if not cut else printed.startswith(first) and printed.endswith(last), command
 
 
 @contextlib.contextmanager
@@ -87,26 +109,6 @@ def test_the_store_in_ten_lines_is_a_store(readme_folder):
     proxy = Proxy(TrafficGate(1.0), InMemoryAdapter({"ada": {"born": 1815}}), new)
     assert proxy.read("ada") == {"born": 1815} == new.read("ada")
     assert proxy.stats().operations == {("read", "copied"): 1}
-
-
-def test_the_last_step_makes_the_stores_equal():
-    """The README's last loop deletes from New what a kill left there, and copies what nobody read."""
-    code = next(block["code"] for block in BLOCKS.finditer(TEXT) if "in (old, new)" in block["code"])
-    gate = TrafficGate(1.0)
-    old, new = InMemoryAdapter({"cold": 0}), InMemoryAdapter()
-    users = Proxy(gate, old, new)
-    users.write_many({"kept": 1, "deleted": 1})
-    gate.set_rate(0.0)
-    users.delete("deleted")
-    users.write("gone", 1)
-    users.delete("gone")  # in neither store, and stale: the page says that the ledger keeps such keys
-    gate.set_rate(1.0)
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output):
-        exec(code, {"old": old, "new": new, "users": users})  # noqa: S102 - the page is ours
-    assert output.getvalue() == "True\n"
-    assert dict(new.scan().items) == {"cold": 0, "kept": 1}
-    assert users.ledger_summary().stale == 1
 
 
 def test_links_lead_somewhere():

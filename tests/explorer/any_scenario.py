@@ -10,6 +10,7 @@ from tests.explorer.scenarios import GUARD, SHADOW
 from zddm_flags import Rollout
 from zddm_flags.testing import (
     Advance,
+    BackfillPage,
     BackgroundWork,
     Crash,
     Delete,
@@ -20,9 +21,11 @@ from zddm_flags.testing import (
     Read,
     ReadMany,
     Recovery,
+    RepairPage,
     Scenario,
     SetRate,
     Step,
+    VerifyPage,
     Write,
     WriteMany,
 )
@@ -119,6 +122,20 @@ def _any_operation(chance: Random, number: int, before: tuple[str, ...], *, batc
         Write(process, key, f"{key} {number}", after=after),
         Delete(process, key, after=after),
     ]
+    if chance.random() < 0.3:  # or what a job does
+        keys = ("k", "l") if batches and chance.random() < 0.3 else (key,)
+        kinds = [
+            BackfillPage(process, keys, everything=chance.random() < 0.5, after=after),
+            RepairPage(
+                process,
+                keys,
+                everything=chance.random() < 0.5,
+                delete_extra=chance.random() < 0.5,
+                after=after,
+            ),
+            VerifyPage(process, keys, mark=chance.random() < 0.7, after=after),
+        ]
+        return chance.choice(kinds)
     if batches:
         kinds.append(ReadMany(process, ("k", "l"), after=after))
         kinds.append(WriteMany(process, (("k", f"k {number}"), ("l", f"l {number}")), after=after))

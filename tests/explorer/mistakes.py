@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from tests.explorer import scenarios
 from zddm_flags import AsyncProxy
+from zddm_flags._async.bulk import Confirmed, CopyOutcome, Difference
 from zddm_flags._async.migration import Copied, CopyRules
-from zddm_flags.errors import LedgerUnavailable
+from zddm_flags.errors import LedgerUnavailable, ResetRefused
 from zddm_flags.ledger import CopyGrant, Grant, LedgerTable
 from zddm_flags.testing import Fault, Scenario
 
@@ -108,8 +109,8 @@ class TrustsACachedOpened(AsyncProxy[str, str]):
 class CopiesBeforeItOpens(AsyncProxy[str, str]):
     """Writes New without telling the ledger first how far it opens."""
 
-    async def _admitted(self, located: Any, grant: Any, *, everything: bool = False) -> Any:
-        return await super()._admitted(located, grant._replace(opened=1.0), everything=everything)
+    async def _admitted(self, located: Any, grant: Any, **named: Any) -> Any:
+        return await super()._admitted(located, grant._replace(opened=1.0), **named)
 
 
 class AsksNewBeforeTheLedger(AsyncProxy[str, str]):
@@ -200,9 +201,9 @@ class WithdrawsAfterOldWasWritten(AsyncProxy[str, str]):
 class WithdrawsWhereItIsCancelled(_KnowsItsToken):
     """Takes its token back where it is cancelled while it opens New wider (H4)."""
 
-    async def _admitted(self, located: Any, grant: Any, *, everything: bool = False) -> Any:
+    async def _admitted(self, located: Any, grant: Any, **named: Any) -> Any:
         try:
-            return await super()._admitted(located, grant, everything=everything)
+            return await super()._admitted(located, grant, **named)
         except BaseException:
             await self._withdraw(located, self._token)
             raise
@@ -408,6 +409,169 @@ class TellsWhoseBackgroundFailed(AsyncProxy[str, str]):
         return (await self._compare(batch)).get("different", 0) if batch else 0
 
 
+class CopiesWhatTheScanShowed(AsyncProxy[str, str]):
+    """Copies the value that a page of Old had, from before its token (H1)."""
+
+    async def copy_keys(self, job: Any, located: Any, rules: Any) -> dict[bytes, CopyOutcome]:
+        shown = await self.read_old(located)
+        token = self._new_token()
+        grant = await self._begin_copy(located, token)
+        if grant is None:
+            return dict.fromkeys([each.name for each in located], "ledger_failed")
+        granted = [each for each in located if each.name in grant.granted]
+        if granted:
+            await self._copy(granted, shown, grant, token, self._deadline(), rules)
+        return {each.name: "copied" if each in granted else "pending" for each in located}
+
+
+class CopiesKeysWithoutAToken(AsyncProxy[str, str]):
+    """Copies what Old holds, as if nobody wrote meanwhile (H1)."""
+
+    async def copy_keys(self, job: Any, located: Any, rules: Any) -> dict[bytes, CopyOutcome]:
+        held = await self.read_old(located)
+        for key, value in held.items():
+            await self._new.write(key, value)
+        return {each.name: "copied" if each.key in held else "absent" for each in located}
+
+
+class SkipsWhatNewHas(AsyncProxy[str, str]):
+    """Leaves alone what is in New, without asking whether that is right."""
+
+    async def _present(self, located: Any) -> dict[bytes, CopyOutcome]:
+        found = await self._new.read_many([each.key for each in located])
+        return {each.name: "present" for each in located if each.key in found}
+
+
+class SkipsWhatIsPending(AsyncProxy[str, str]):
+    """Leaves alone what is in New and not stale, though a write of it may have been left half done (H4)."""
+
+    async def _present(self, located: Any) -> dict[bytes, CopyOutcome]:
+        found = await self._new.read_many([each.key for each in located])
+        stale = (await self._ledger.stale_keys()).keys
+        return {each.name: "present" for each in located if each.key in found and each.name not in stale}
+
+
+class CopiesEverythingWithoutOpening(AsyncProxy[str, str]):
+    """Writes keys above the rate to New without a word to those whose gate is closed for them (H8)."""
+
+    async def _admitted(self, located: Any, grant: Any, *, everything: bool = False, **named: Any) -> Any:
+        if everything:
+            return list(located), "old"
+        return await super()._admitted(located, grant, **named)
+
+
+class OpensToItsRateForEverything(AsyncProxy[str, str]):
+    """Tells the ledger of its rate, and writes keys above it (H8)."""
+
+    async def _admitted(self, located: Any, grant: Any, *, everything: bool = False, **named: Any) -> Any:
+        if everything:
+            await self._ledger.open_to(self._gate.write_rate)
+            return list(located), "old"
+        return await super()._admitted(located, grant, **named)
+
+
+class LeavesOutWhatAKillStopped(AsyncProxy[str, str]):
+    """Takes a key that a kill kept from New for one that the backfill is not for."""
+
+    def _outcome(self, located: Any, copied: Copied[str, str], rules: Any) -> CopyOutcome:
+        outcome = super()._outcome(located, copied, rules)
+        return "not_covered" if copied.paths.get(located.name) == "old" else outcome
+
+
+class EndsWhatItLeaves(AsyncProxy[str, str]):
+    """Leaves a key that Old lacks in New, and calls it clean (H3)."""
+
+    async def _copy(
+        self, granted: Any, values: Any, grant: CopyGrant, token: bytes, deadline: Any, rules: CopyRules
+    ) -> Copied[str, str]:
+        if not rules.delete:
+            grant, rules = grant._replace(stale=frozenset()), rules._replace(distrust=False)
+        return await super()._copy(granted, values, grant, token, deadline, rules)
+
+
+class DeletesWhatWasFound(AsyncProxy[str, str]):
+    """Deletes a key from New because Old lacked it when that was looked for."""
+
+    async def copy_keys(self, job: Any, located: Any, rules: Any) -> dict[bytes, CopyOutcome]:
+        token = self._new_token()
+        grant = await self._begin_copy(located, token)
+        if grant is None:
+            return dict.fromkeys([each.name for each in located], "ledger_failed")
+        granted = [each for each in located if each.name in grant.granted]
+        for each in granted:
+            await self._new.delete(each.key)
+        await self._end(dict.fromkeys([each.name for each in granted], True), token)
+        return {each.name: "absent" if each in granted else "pending" for each in located}
+
+
+class DeletesWithoutAToken(AsyncProxy[str, str]):
+    """Deletes a key from New that Old lacks, as if nobody wrote it meanwhile."""
+
+    async def copy_keys(self, job: Any, located: Any, rules: Any) -> dict[bytes, CopyOutcome]:
+        held = await self.read_old(located)
+        for each in located:
+            if each.key not in held:
+                await self._new.delete(each.key)
+        return {each.name: "failed" if each.key in held else "absent" for each in located}
+
+
+class VerifiesWithoutAToken(AsyncProxy[str, str]):
+    """Takes two moments for one: a write between its two reads looks like a difference."""
+
+    async def confirm(self, located: Any, comparison: Any, **named: Any) -> Confirmed:
+        held = await self.read_old(located)
+        found = await self.read_new(located)
+        wrong = [each for each in located if each.key in found and held.get(each.key) != found[each.key]]
+        different = [Difference(each.name, each.hash, "changed", (), stale=False) for each in wrong]
+        equal = frozenset(each.name for each in located if each not in wrong)
+        return Confirmed(equal, different, frozenset(), frozenset())
+
+
+class VerifiesWithoutAskingWhetherItWasAlone(AsksNotWhetherItWasAlone):
+    """Marks keys that are being written."""
+
+
+class AsksTooSoonWhetherItWasAlone(AsyncProxy[str, str]):
+    """Trusts what the ledger said before the stores were read."""
+
+    _were_alone: frozenset[bytes] = frozenset()
+
+    async def _begin_copy(self, wanted: Any, token: bytes, **named: Any) -> CopyGrant | None:
+        grant = await super()._begin_copy(wanted, token, **named)
+        self._were_alone = frozenset(await self._ledger.alone([each.name for each in wanted], token))
+        return grant
+
+    async def _those_alone(self, differing: Any, token: bytes) -> Any:
+        return [each for each in differing if each.name in self._were_alone]
+
+
+class MarksAfterItsTokenIsGone(AsyncProxy[str, str]):
+    """Takes its token back, and ends it then, which changes nothing."""
+
+    async def _distrust(self, differing: Any, token: bytes) -> None:
+        await self._withdraw(differing, token)
+        await super()._distrust(differing, token)
+
+
+class ResetsUnderAToken(LedgerTable):
+    """Forgets the tokens that are pending."""
+
+    def reset(self) -> bool:
+        self._tokens.clear()
+        return super().reset()
+
+
+class LooksOnlyAtNewBeforeItResets(AsyncProxy[str, str]):
+    """Takes a New that is empty for one that nobody is about to write."""
+
+    async def reset_ledger(self, *, new_was_emptied: bool = False) -> Any:
+        if not await self.holds_nothing() or not await self._ledger.reset():
+            raise ResetRefused("not now")
+        if not await self.holds_nothing():
+            await self._ledger.open_to(1.0)
+            raise ResetRefused("New was written to meanwhile")
+
+
 class Available(AsyncProxy[str, str]):
     """The shipped proxy, whose writes go on without the ledger: no mistake."""
 
@@ -570,6 +734,22 @@ SEEDS = [
     Seed(AsksTooLateWhetherItWasAlone, scenarios.COMPARED_WRITTEN_AND_COPIED),
     Seed(ComparisonClearsAStaleKey, scenarios.COMPARED_WHILE_IT_IS_STALE),
     Seed(TellsWhoseBackgroundFailed, scenarios.COMPARED_AND_WRITTEN, 1, ["fail"]),
+    Seed(CopiesWhatTheScanShowed, scenarios.BACKFILLED_AND_WRITTEN),
+    Seed(CopiesKeysWithoutAToken, scenarios.REPAIRED_AND_WRITTEN),
+    Seed(SkipsWhatNewHas, scenarios.BACKFILLED_WHILE_IT_IS_STALE),
+    Seed(SkipsWhatIsPending, scenarios.CRASH_BEFORE_IT_IS_BACKFILLED),
+    Seed(CopiesEverythingWithoutOpening, scenarios.ALL_BACKFILLED_AND_WRITTEN),
+    Seed(OpensToItsRateForEverything, scenarios.ALL_BACKFILLED_AND_WRITTEN),
+    Seed(LeavesOutWhatAKillStopped, scenarios.KILLED_WHILE_IT_IS_BACKFILLED),
+    Seed(EndsWhatItLeaves, scenarios.EXTRA_KEY_LEFT_AND_WRITTEN),
+    Seed(DeletesWhatWasFound, scenarios.EXTRA_KEY_REPAIRED_AND_WRITTEN),
+    Seed(DeletesWithoutAToken, scenarios.EXTRA_KEY_REPAIRED_AND_WRITTEN),
+    Seed(VerifiesWithoutAToken, scenarios.VERIFIED_AND_WRITTEN),
+    Seed(VerifiesWithoutAskingWhetherItWasAlone, scenarios.VERIFIED_AND_WRITTEN),
+    Seed(AsksTooSoonWhetherItWasAlone, scenarios.VERIFIED_AND_WRITTEN),
+    Seed(MarksAfterItsTokenIsGone, scenarios.PLANTED_DIFFERENCE),
+    Seed(ResetsUnderAToken, scenarios.RESET_AND_WRITTEN),
+    Seed(LooksOnlyAtNewBeforeItResets, scenarios.RESET_WHILE_IT_IS_COPIED),
     Seed(ComparesWhatWasWrittenWithoutTheLedger, scenarios.COMPARED_WITHOUT_THE_LEDGER),
     Seed(RemembersAfterOldWasChanged, scenarios.WRITTEN_WITHOUT_THE_LEDGER),
     Seed(ForgetsBeforeItIsMarked, scenarios.WRITTEN_WITHOUT_THE_LEDGER),

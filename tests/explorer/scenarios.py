@@ -7,6 +7,7 @@ import dataclasses
 from zddm_flags import Copies, Guard, Rollout, Shadow
 from zddm_flags.testing import (
     Advance,
+    BackfillPage,
     BackgroundWork,
     Crash,
     Delete,
@@ -18,8 +19,11 @@ from zddm_flags.testing import (
     Read,
     ReadMany,
     Recovery,
+    RepairPage,
+    ResetLedger,
     Scenario,
     SetRate,
+    VerifyPage,
     Write,
     WriteMany,
 )
@@ -824,6 +828,409 @@ COMPARED_WITHOUT_THE_LEDGER = Scenario(
         "mark again": MarkUnmarked("A", after=("mark", "write")),
     },
 )
+
+# -- pages of a backfill ----------------------------------------------------------------------------------------
+
+BACKFILLED_AND_WRITTEN = Scenario(
+    old=V1,
+    processes=BOTH_OPEN,
+    steps={"page": BackfillPage("A", ("k",)), "write": Write("B", "k", "v2")},
+)
+BACKFILLED_AND_DELETED = Scenario(
+    old=V1,
+    processes=BOTH_OPEN,
+    steps={"page": BackfillPage("A", ("k",)), "delete": Delete("B", "k")},
+)
+BACKFILLED_WRITTEN_AND_READ = Scenario(
+    old=V1,
+    processes={"A": 1.0, "B": 1.0, "C": 1.0},
+    steps={"page": BackfillPage("A", ("k",)), "write": Write("B", "k", "v2"), "read": Read("C", "k")},
+)
+BACKFILLED_AND_WRITTEN_ELSEWHERE = Scenario(
+    old=V1,
+    processes={"A": 1.0, "B": 0.0},
+    steps={
+        "page": BackfillPage("A", ("k",)),
+        "write": Write("B", "k", "v2"),
+        "read": Read("A", "k", after=("write",)),
+    },
+)
+BACKFILLED_WHILE_IT_IS_STALE = Scenario(
+    old=V1,
+    new={"k": "v0"},
+    stale=("k",),
+    opened=1.0,
+    processes=BOTH_OPEN,
+    steps={"page": BackfillPage("A", ("k",)), "write": Write("B", "k", "v2")},
+)
+BACKFILLED_WHERE_IT_IS = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes={"A": 1.0, "B": 1.0, "C": 0.0},
+    steps={
+        "page": BackfillPage("A", ("k",)),
+        "delete": Delete("B", "k"),
+        "write": Write("C", "k", "v2", after=("delete",)),
+    },
+)
+CRASH_BEFORE_IT_IS_BACKFILLED = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes=BOTH_OPEN,
+    steps={
+        "write": Write("A", "k", "v2"),
+        "crash": Crash("A"),
+        "page": BackfillPage("B", ("k",), after=("crash",)),
+        "later": Advance(after=("crash",)),
+        "read": Read("B", "k", after=("later",)),
+    },
+)
+CRASH_WHILE_IT_IS_BACKFILLED = Scenario(
+    old=V1,
+    processes=BOTH_OPEN,
+    steps={
+        "page": BackfillPage("A", ("k",)),
+        "crash": Crash("A"),
+        "write": Write("B", "k", "v2"),
+        "later": Advance(after=("crash",)),
+        "read": Read("B", "k", after=("later", "write")),
+        "again": BackfillPage("B", ("k",), after=("read",)),
+    },
+)
+SLOW_BACKFILL_AND_WRITER = Scenario(
+    old=V1,
+    processes=BOTH_OPEN,
+    steps={
+        "slow": BackfillPage("A", ("k",)),
+        "later": Advance(),
+        "reap": Read("B", "k", after=("later",)),
+        "write": Write("B", "k", "v2", after=("reap",)),
+    },
+)
+KILLED_WHILE_IT_IS_BACKFILLED = Scenario(
+    old=V1,
+    processes={"A": 1.0},
+    steps={
+        "page": BackfillPage("A", ("k",)),
+        "kill": SetRate("A", 0.0),
+        "write": Write("A", "k", "v2", after=("kill",)),
+        "resume": SetRate("A", 1.0, after=("write",)),
+        "again": BackfillPage("A", ("k",), after=("resume", "page")),
+        "read": Read("A", "k", after=("resume",)),
+    },
+)
+LOWERED_WHILE_IT_IS_BACKFILLED = Scenario(
+    old={"k": "v1", "l": "w1"},
+    hash_rates={"k": 0.5, "l": 0.2},
+    processes={"A": 0.75, "B": 0.75},
+    steps={
+        "page": BackfillPage("A", ("k", "l")),
+        "down": SetRate("A", 0.25),
+        "down too": SetRate("B", 0.25),
+        "write": Write("B", "k", "v2"),
+    },
+)
+TWO_BACKFILLS = Scenario(
+    old=V1,
+    processes={"A": 1.0, "B": 1.0, "C": 1.0},
+    steps={
+        "page": BackfillPage("A", ("k",)),
+        "page too": BackfillPage("B", ("k",)),
+        "write": Write("C", "k", "v2"),
+    },
+)
+ALL_BACKFILLED_AND_WRITTEN = Scenario(  # by a process whose gate is closed for the key, as is that of the backfill
+    old=V1,
+    opened=0.3,
+    hash_rates={"k": 0.5},
+    processes={"A": 0.3, "B": 0.3},
+    steps={
+        "page": BackfillPage("A", ("k",), everything=True),
+        "write": Write("B", "k", "v2"),
+        "up": SetRate("B", 1.0, after=("write",)),
+        "read": Read("B", "k", after=("up",)),
+    },
+)
+ALL_BACKFILLED_AND_DELETED = Scenario(
+    old=V1,
+    opened=0.3,
+    hash_rates={"k": 0.5},
+    processes={"A": 0.3, "B": 0.3},
+    steps={"page": BackfillPage("A", ("k",), everything=True), "delete": Delete("B", "k")},
+)
+ALL_BACKFILLED_AND_KILLED = Scenario(
+    old=V1,
+    hash_rates={"k": 0.5},
+    processes={"A": 0.3, "B": 0.3},
+    steps={
+        "page": BackfillPage("A", ("k",), everything=True),
+        "kill": SetRate("A", 0.0),
+        "write": Write("B", "k", "v2"),
+        "resume": SetRate("A", 1.0, after=("kill", "page")),
+        "read": Read("A", "k", after=("resume",)),
+    },
+)
+ALL_BACKFILLED_WHILE_ANOTHER_OPENS = Scenario(
+    old=V1,
+    hash_rates={"k": 0.5},
+    processes={"A": 0.3, "B": 0.3},
+    steps={
+        "page": BackfillPage("A", ("k",), everything=True),
+        "up": SetRate("B", Rollout(read=0.3, write=0.8)),
+        "write": Write("B", "k", "v2"),
+    },
+)
+GUARD_OPENS_IN_A_BACKFILL = Scenario(  # which New takes key by key
+    old={"k": "v1", "l": "w1", "m": "x1"},
+    new={"l": "w0", "m": "x1", "n": "y0"},
+    stale=("l", "n"),  # Old lacks n
+    opened=1.0,
+    processes=BOTH_OPEN,
+    options=GUARD,
+    targets=NEW_ALONE,
+    without=("new.read_many", "new.write_many", "new.delete_many"),
+    steps={
+        "opens": Read("A", "m"),
+        "page": BackfillPage("A", ("k", "l", "n")),
+        "write": Write("B", "l", "w2", after=("opens",)),
+    },
+)
+BACKFILLED_WITHOUT_THE_LEDGER = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes={"A": 1.0},
+    steps={
+        "out": Outage("ledger"),
+        "write": Write("A", "k", "v2", after=("out",)),
+        "back": Recovery("ledger", after=("out",)),
+        "page": BackfillPage("A", ("k",)),
+        "mark": MarkUnmarked("A", after=("back",)),
+        "read": Read("A", "k", after=("page",)),
+        "mark again": MarkUnmarked("A", after=("mark", "write")),
+    },
+)
+
+# -- pages of a repair ------------------------------------------------------------------------------------------
+
+REPAIRED_AND_WRITTEN = Scenario(
+    old=V1,
+    new={"k": "v0"},
+    stale=("k",),
+    opened=1.0,
+    processes=BOTH_OPEN,
+    steps={"page": RepairPage("A", ("k",)), "write": Write("B", "k", "v2")},
+)
+REPAIRED_AND_DELETED = Scenario(
+    old=V1,
+    new={"k": "v0"},
+    stale=("k",),
+    opened=1.0,
+    processes=BOTH_OPEN,
+    steps={
+        "page": RepairPage("A", ("k",)),
+        "delete": Delete("B", "k"),
+        "read": Read("B", "k", after=("delete",)),
+    },
+)
+REPAIRED_THOUGH_IT_IS_RIGHT = Scenario(  # since the verify that found it
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes=BOTH_OPEN,
+    steps={"page": RepairPage("A", ("k",), delete_extra=True), "delete": Delete("B", "k")},
+)
+EXTRA_KEY_REPAIRED_AND_WRITTEN = Scenario(
+    new={"k": "v0"},
+    stale=("k",),
+    opened=1.0,
+    processes=BOTH_OPEN,
+    steps={"page": RepairPage("A", ("k",), delete_extra=True), "write": Write("B", "k", "v1")},
+)
+EXTRA_KEY_LEFT_AND_WRITTEN = Scenario(
+    new={"k": "v0"},
+    stale=("k",),
+    opened=1.0,
+    processes=BOTH_OPEN,
+    steps={
+        "page": RepairPage("A", ("k",)),
+        "write": Write("B", "k", "v1"),
+        "read": Read("A", "k", after=("page",)),
+    },
+)
+REPAIRED_TWICE_AND_WRITTEN = Scenario(
+    old=V1,
+    new={"k": "v0"},
+    stale=("k",),
+    opened=1.0,
+    processes={"A": 1.0, "B": 1.0, "C": 1.0},
+    steps={
+        "page": RepairPage("A", ("k",)),
+        "page too": RepairPage("B", ("k",), delete_extra=True),
+        "write": Write("C", "k", "v2"),
+    },
+)
+ALL_REPAIRED_AND_WRITTEN = Scenario(
+    old=V1,
+    new={"k": "v0"},
+    stale=("k",),
+    opened=0.6,
+    hash_rates={"k": 0.5},
+    processes={"A": 0.3, "B": 0.3},
+    steps={"page": RepairPage("A", ("k",), everything=True), "write": Write("B", "k", "v2")},
+)
+CRASH_WHILE_IT_IS_REPAIRED = Scenario(
+    old=V1,
+    new={"k": "v0"},
+    stale=("k",),
+    opened=1.0,
+    processes=BOTH_OPEN,
+    steps={
+        "page": RepairPage("A", ("k",)),
+        "crash": Crash("A"),
+        "later": Advance(after=("crash",)),
+        "write": Write("B", "k", "v2"),
+        "read": Read("B", "k", after=("later", "write")),
+    },
+)
+
+# -- pages of a verify ------------------------------------------------------------------------------------------
+
+VERIFIED_AND_WRITTEN = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes=BOTH_OPEN,
+    steps={"page": VerifyPage("A", ("k",)), "write": Write("B", "k", "v2")},
+)
+VERIFIED_AND_DELETED = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes=BOTH_OPEN,
+    steps={"page": VerifyPage("A", ("k",)), "delete": Delete("B", "k"), "read": Read("B", "k", after=("delete",))},
+)
+VERIFIED_AND_WRITTEN_FOR_THE_FIRST_TIME = Scenario(
+    processes=BOTH_OPEN,
+    steps={"page": VerifyPage("A", ("k",)), "write": Write("B", "k", "v1"), "read": Read("B", "k")},
+)
+VERIFIED_WRITTEN_AND_COPIED = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes={"A": 1.0, "B": 0.0, "C": 1.0},
+    steps={
+        "page": VerifyPage("A", ("k",)),
+        "write": Write("B", "k", "v2"),
+        "copy": Read("C", "k", after=("write",)),
+    },
+)
+VERIFIED_WRITTEN_AND_REAPED = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes=BOTH_OPEN,
+    steps={
+        "page": VerifyPage("A", ("k",)),
+        "later": Advance(),
+        "reap": Read("B", "k", after=("later",)),
+        "write": Write("B", "k", "v2", after=("reap",)),
+    },
+)
+CRASH_WHILE_IT_IS_VERIFIED = Scenario(
+    old=V1,
+    new=V1,
+    opened=1.0,
+    processes=BOTH_OPEN,
+    steps={
+        "page": VerifyPage("A", ("k",)),
+        "crash": Crash("A"),
+        "write": Write("B", "k", "v2"),
+        "read": Read("B", "k", after=("crash",)),
+    },
+)
+VERIFIED_WHILE_IT_IS_BACKFILLED = Scenario(
+    old=V1,
+    processes={"A": 1.0, "B": 1.0, "C": 1.0},
+    steps={
+        "backfill": BackfillPage("A", ("k",)),
+        "page": VerifyPage("B", ("k",)),
+        "write": Write("C", "k", "v2"),
+    },
+)
+PLANTED_DIFFERENCE = Scenario(  # without faults: that the page fails, and finds nothing, is no violation
+    old=V1,
+    new={"k": "v0"},
+    opened=1.0,
+    processes=BOTH_OPEN,
+    steps={
+        "page": VerifyPage("A", ("k",)),
+        "read": Read("B", "k", after=("page",)),
+        "write": Write("B", "k", "v2"),
+    },
+)
+PLANTED_EXTRA_KEY = dataclasses.replace(PLANTED_DIFFERENCE, old={})
+PLANTED_DIFFERENCE_REPAIRED = Scenario(
+    old=V1,
+    new={"k": "v0", "l": "w0"},  # Old lacks l
+    opened=1.0,
+    processes=BOTH_OPEN,
+    steps={
+        "page": VerifyPage("A", ("k", "l"), mark=False),
+        "repair": RepairPage("A", ("k", "l"), delete_extra=True, after=("page",)),
+        "read": ReadMany("B", ("k", "l"), after=("repair",)),
+        "write": Write("B", "k", "v2"),
+    },
+)
+
+# -- a reset, with the rate at 0 in every process, and New empty ------------------------------------------------
+
+RESET_AND_WRITTEN = Scenario(
+    old=V1,
+    stale=("k",),
+    opened=1.0,
+    processes={"A": 0.0, "B": 0.0},
+    targets=("old", "new"),
+    steps={
+        "reset": ResetLedger("A"),
+        "write": Write("B", "k", "v2"),
+        "up": SetRate("B", 1.0, after=("reset",)),
+        "read": Read("B", "k", after=("up",)),
+    },
+)
+RESET_WHILE_IT_IS_COPIED = Scenario(  # by what began before the rate was 0
+    old=V1,
+    opened=1.0,
+    processes={"A": 0.0, "B": 1.0, "C": 0.0},
+    targets=("old", "new"),
+    steps={
+        "copy": Read("B", "k"),
+        "down": SetRate("B", 0.0),
+        "reset": ResetLedger("A", after=("down",)),
+        "write": Write("C", "k", "v2", after=("down",)),
+    },
+)
+RESET_WHILE_IT_IS_BACKFILLED = dataclasses.replace(
+    RESET_WHILE_IT_IS_COPIED,
+    steps={**RESET_WHILE_IT_IS_COPIED.steps, "copy": BackfillPage("B", ("k",))},
+)
+RESET_AFTER_A_CRASH = Scenario(
+    old=V1,
+    opened=1.0,
+    processes={"A": 0.0, "B": 1.0},
+    targets=("old", "new"),
+    steps={
+        "write": Write("B", "k", "v2"),
+        "crash": Crash("B"),
+        "later": Advance(after=("crash",)),
+        "reset": ResetLedger("A", after=("later",)),
+        "up": SetRate("A", 1.0, after=("reset",)),
+        "read": Read("A", "k", after=("up",)),
+    },
+)
+RESET_THAT_LANDS_LATE = dataclasses.replace(RESET_AND_WRITTEN, targets=("ledger",), kinds=("late",))
 
 # -- all of it at once ------------------------------------------------------------------------------------------
 

@@ -206,11 +206,18 @@ class AsyncBulk(AsyncBackground[K, V]):
             wanted = [each for each in located if each.name not in outcomes]
             if wanted and self.new_takes_writes:
                 copied = await self._copy_under_token(wanted, (), rules._replace(strict=True))
-                outcomes.update((each.name, _outcome(each.name, copied, rules)) for each in wanted)
+                outcomes.update((each.name, self._outcome(each, copied, rules)) for each in wanted)
             else:
                 outcomes.update((each.name, "disabled") for each in wanted)
             _count(operation, outcomes.values())
         return outcomes
+
+    def _outcome(self, located: Located[K], copied: Copied[K, V], rules: CopyRules) -> CopyOutcome:
+        """What came of copying a key. One that only a kill kept from New is not left out: it is tried again."""
+        outcome = _outcome(located.name, copied, rules)
+        decision = self._gate.decision
+        is_out = 0 < decision.write_below <= located.hash and not rules.everything
+        return "disabled" if outcome == "not_covered" and not is_out else outcome
 
     async def _present(self, located: Sequence[Located[K]]) -> dict[bytes, CopyOutcome]:
         """Those that need no copy, and those on which New failed.

@@ -13,7 +13,7 @@ from zddm_flags._async.bulk import AsyncBulk, Located
 from zddm_flags._async.migration import CopyRules
 from zddm_flags.errors import CorruptCheckpoint, InvalidKey, LedgerMismatch, Superseded, Unsupported
 from zddm_flags.guard import GuardOpen
-from zddm_flags.hashing import hash_rate, passes
+from zddm_flags.hashing import hash_rate
 from zddm_flags.pace import Pace
 
 __all__ = ["LOOK_SECONDS", "AsyncWork", "Patience", "Stopped"]
@@ -184,9 +184,8 @@ class AsyncWork(Generic[K, V]):
             outcomes = await self._persistently(partial(self._proxy.copy_keys, job, batch, rules))
             refused = [each for each in batch if outcomes[each.name] == "refused"] if len(batch) > 1 else []
             left = [each for each in batch if outcomes[each.name] == "not_covered"]
-            risen = {each.name for each in left if self._covers(each, rules)}
-            below = min([below, *(hash_rate(each.hash) for each in left if each.name not in risen)])
-            again = [each for each in batch if outcomes[each.name] in _AGAIN or each.name in risen]
+            below = min([below, *(hash_rate(each.hash) for each in left)])
+            again = [each for each in batch if outcomes[each.name] in _AGAIN]
             counts.update(outcomes[each.name] for each in batch)
             counts["refused"] -= len(refused)
             counts.subtract(outcomes[each.name] for each in again)
@@ -207,11 +206,6 @@ class AsyncWork(Generic[K, V]):
                     )
                     await self._proxy.reap_if_due()
         return Copying(+counts, below)
-
-    def _covers(self, located: Located[K], rules: CopyRules) -> bool:
-        """Whether the rate covers the key, now or once a kill is over: it may have been lower for a moment."""
-        rate = self._proxy.gate.write_rate
-        return rate == 0 or rules.everything or passes(located.hash, rate)
 
 
 class Patience:

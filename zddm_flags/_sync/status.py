@@ -58,37 +58,57 @@ class Overview(Bulk[K, V]):
 
         Args:
             new_was_emptied: New cannot be scanned, or only seems to hold something: you have seen to it that
-                it is empty.
+                it is empty, once every process had seen the rate at 0 and what it was doing then had ended.
 
         Returns:
             What the ledger holds then.
 
         Raises:
-            ResetRefused: one of these does not hold; nothing was changed.
+            ResetRefused: one of these does not hold; nothing was changed, unless it says that New was written
+                to meanwhile.
             Unsupported: New cannot be scanned, and `new_was_emptied` is not said.
 
-        What the ledger and New raise.
+        What the ledger and New raise. Where it was the ledger, the reset may have come, or may come later.
         """
         if self._gate.write_rate > 0:
             raise ResetRefused(
                 "the write rate is above 0, so that New is being written to: set the flag to 0, wait until every "
                 "process has seen it, and empty New"
             )
+        self._reap_if_due()  # at a rate of 0 nobody else may come to do so
+        # Before New is looked at: what was admitted before the rate went down may still write to it.
+        if (self._ledger.summary()).pending:
+            raise self._operations_are_in_progress()
         if not new_was_emptied and not self.holds_nothing():
             raise ResetRefused("New holds something, which would be trusted from then on: empty it first")
         if not self._ledger.reset():
-            raise ResetRefused(
-                f"operations are in progress, or were left by a process that ended: those are reaped after "
-                f"{self._settings.reap_age:.0f} s. Try again then"
-            )
-        if not new_was_emptied and not self.holds_nothing():
-            self._ledger.open_to(1.0)  # so that writes that skip New leave their keys stale again
+            raise self._operations_are_in_progress()
+        if not new_was_emptied and not self._is_still_empty():
             raise ResetRefused(
                 "New was written to meanwhile, by a process that has not seen the flag at 0: wait, empty New, and "
                 "reset again"
             )
         self._telemetry.report("warning", "ledger_reset", new_was_emptied=new_was_emptied)
         return self._ledger.summary()
+
+    def _is_still_empty(self) -> bool:
+        """Whether New holds nothing after the reset. Unless that is sure, writes that skip New leave marks."""
+        try:
+            empty = self.holds_nothing()
+        except GeneratorExit:
+            raise
+        except BaseException:
+            self._ledger.open_to(1.0)
+            raise
+        if not empty:
+            self._ledger.open_to(1.0)
+        return empty
+
+    def _operations_are_in_progress(self) -> ResetRefused:
+        return ResetRefused(
+            f"operations are in progress, or were left by a process that ended: those are reaped after "
+            f"{self._settings.reap_age:.0f} s. Try again then"
+        )
 
 
 def _job_status(job: JobName, plan: Plan | None, kept: Mapping[str, Checkpoint]) -> JobStatus | None:

@@ -28,7 +28,21 @@ def run() -> int:
     return code or 0
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+_EPILOG = """
+\b
+To finish a migration, while the application reads and writes:
+  1. raise the flag's rate to 1
+  2. zddm backfill app.stores:users               copies what no traffic touches
+  3. zddm repair app.stores:users --delete-extra  makes right what is stale
+  4. zddm verify app.stores:users                 compares every key
+  5. zddm status app.stores:users                 says whether to cut over
+
+app.stores:users is module:attribute of your proxy, or of a function that makes one. Each of these may be stopped,
+killed and run again. docs/finishing.md has the rest.
+"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.version_option(VERSION, prog_name="zddm")
 def command_line() -> None:
     """Move live data between two stores without downtime.
@@ -54,7 +68,7 @@ def command_line() -> None:
     type=click.FloatRange(5, 3600),
     default=28.0,
     show_default=True,
-    help="How long the traffic runs.",
+    help="How long the ramp takes. The backfill and the verify after it take a few seconds more.",
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the traffic's random choices.")
 @click.option(
@@ -83,7 +97,11 @@ def demo(
     for LaunchDarkly to the real LaunchDarkly SDK, ramps the migration from 0 to 1, 10, 50 and 100 %, with a kill
     and a resume half way. Every read is checked: it must return what the old database held during it.
 
-    The exit code is 0 only if every read was right and the two databases end equal.
+    Then, under the same traffic, a backfill copies the airports that nobody asked for, and is stopped half way and
+    gone on with; a repair makes right what is stale; and a verify compares every airport.
+
+    The exit code is 0 only if every read was right, the two databases are equal, and the migration is ready to cut
+    over. With --flag-key, where you leave the rate below 100 %, it tells what is missing.
     """
     needed = [
         "airportsdata",

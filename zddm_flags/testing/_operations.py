@@ -64,7 +64,7 @@ class Call(NamedTuple):
     @property
     def changes(self) -> bool:
         """Whether it has an effect, which may come late."""
-        return self.method not in ("read", "read_many", "scan", "dirty", "alone", "stale_keys")
+        return self.method not in ("read", "read_many", "scan", "dirty", "alone", "stale_keys", "summary")
 
     def __await__(self) -> Generator[Call, Any, Any]:
         return (yield self)
@@ -81,7 +81,7 @@ class Call(NamedTuple):
                 words = [f"{name[1:].decode()}: {'ok' if ok else 'not ok'}" for name, ok in self.items]
             case "begin" | "begin_copy" | "withdraw" | "dirty" | "alone":
                 words = [name[1:].decode() for name in self.items]
-            case "reap" | "scan" | "stale_keys":
+            case "reap" | "scan" | "stale_keys" | "summary":
                 words = []
             case _:
                 words = [str(item) for item in self.items]
@@ -219,6 +219,9 @@ class _LedgerAdapter:
 
     shared = True
 
+    def __init__(self, *, asked_how_much: bool) -> None:
+        self._asked_how_much = asked_how_much
+
     def migration(self, name: str, identity: str, token_seconds: float = 0.0) -> AsyncMigrationLedger:
         del name, identity, token_seconds
         return self
@@ -254,7 +257,10 @@ class _LedgerAdapter:
         return reaped
 
     async def summary(self) -> LedgerSummary:
-        return self.last_summary()
+        if not self._asked_how_much:  # a reaper shows it in metrics only: as a call it would double the states
+            return self.last_summary()
+        pending: int = await Call("ledger", "summary", ())
+        return self.last_summary()._replace(pending=pending)
 
     def last_summary(self) -> LedgerSummary:
         return LedgerSummary(0, 0, None, 0.0, 0)
@@ -313,6 +319,9 @@ class Operations:
         self._kept: dict[_Live, Node] = {}
         self._decisions: dict[Rollout, Decision] = {}
         hasher = _FixedHasher(scenario.hash_rates)
+        ledger = _LedgerAdapter(
+            asked_how_much=any(isinstance(step, ResetLedger) for step in scenario.steps.values())
+        )
         self._gates = {name: TrafficGate(rate, hasher=hasher) for name, rate in scenario.processes.items()}
         self._proxies = {
             name: make_proxy(
@@ -320,7 +329,7 @@ class Operations:
                 _StoreAdapter("old", scenario.without),
                 _StoreAdapter("new", scenario.without),
                 name="explored",
-                ledger=_LedgerAdapter(),
+                ledger=ledger,
                 clock=lambda: self._now,
                 new_token=self._new_token,
                 telemetry=Telemetry(log=False),

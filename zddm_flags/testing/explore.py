@@ -208,6 +208,8 @@ def _apply_to_table(table: LedgerTable, call: Call, now: float) -> Hashable:
             return table.reap(now - age, limit)
         case "stale_keys":
             return tuple(table.stale_keys(None, *call.items))
+        case "summary":
+            return table.summary(now).pending
         case "reset":
             return table.reset()
         case _:
@@ -576,19 +578,22 @@ class _World:
 
     def _is_so(self, state: _State, label: str, key: str, said: object, seen: frozenset[object]) -> bool:
         """Whether what a page said of a key is so, as far as that can be told."""
+        held, found = dict(state.old).get(key), dict(state.new).get(key)
+        # After a reset, in which New was emptied, nothing is sure any more.
+        there = self._is_reset or held is None or found is not None or not self._ledger.clean(state.ledger, key)
         match said:
             case "copied" | "refused":
-                held, found = dict(state.old).get(key), dict(state.new).get(key)
-                there = found is not None or held is None or not self._ledger.clean(state.ledger, key)
-                return there or self._is_reset  # after which nothing is sure any more
+                return there
+            case "absent":
+                return there and _ABSENT in seen
             case "present":
                 return _SETTLED in seen
-            case "absent" | "extra" if not isinstance(self._pages[label], VerifyPage):
+            case "extra" if not isinstance(self._pages[label], VerifyPage):
                 return _ABSENT in seen
-            case "not_covered":
-                return self._may_be_above_the_rate(label, key)
             case "changed" | "missing" | "extra":
                 return said in seen
+            case "not_covered":
+                return self._may_be_above_the_rate(label, key)
             case _:
                 return said is not None
 

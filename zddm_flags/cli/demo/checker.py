@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zddm_flags.cli.demo.airports import Airport
-from zddm_flags.protocols import StoreInfo
+from zddm_flags.protocols import Page, StoreInfo
 
 __all__ = ["CheckedOld", "TimedNew"]
 
@@ -37,6 +37,8 @@ class CheckedOld:
         self.describe: Callable[[], StoreInfo] = adapter.describe
         self.read: Callable[[str], Airport | None] = adapter.read
         self.read_many: Callable[[Sequence[str]], Mapping[str, Airport]] = adapter.read_many
+        self.scan: Callable[..., Page[str, Airport]] = adapter.scan
+        self.count: Callable[[], int] = adapter.count
 
     def write(self, key: str, value: Airport) -> None:
         """Write, and remember from when to when."""
@@ -74,6 +76,7 @@ class TimedNew:
         self._adapter = adapter
         self.last_call = float("-inf")
         self.describe: Callable[[], StoreInfo] = adapter.describe
+        self.scan: Callable[..., Page[str, Airport]] = adapter.scan
 
     def read(self, key: str) -> Airport | None:
         """Read."""

@@ -9,16 +9,27 @@ from typing import Any, Protocol
 
 import structlog
 from rich import box
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from zddm_flags import ProxyStats
+from zddm_flags.cli.jobs import counts_of, pace_of, rows_of, waiting_of
+from zddm_flags.jobs import Progress
 
-__all__ = ["Lines", "LiveTable", "Moment", "Screen", "percent"]
+__all__ = ["Lines", "LiveTable", "Moment", "Screen", "keys_of", "percent"]
 
 _EVENTS = 4  # all of it fits a terminal of 24 lines
+
+
+_TRAFFIC = ("read", "write", "delete")
+
+
+def keys_of(stats: ProxyStats) -> int:
+    """How many keys the traffic asked for: what jobs did is not in it."""
+    return sum(count for (operation, _), count in stats.operations.items() if operation in _TRAFFIC)
 
 
 def percent(share: float) -> str:
@@ -37,6 +48,8 @@ class Moment:
     reads_on_old: int
     operations_per_second: float
     wrong: int
+    job: Progress | None = None
+    """How far the job is that goes on beside the traffic."""
 
     @property
     def share_on_old(self) -> float:
@@ -80,6 +93,10 @@ class Lines:
         if moment.seconds < self._next:
             return
         self._next = moment.seconds + 1.0
+        if moment.job is not None:
+            self.phase(f"{moment.phase}: {_job_line(moment.job)}")
+        if not moment.reads:
+            return  # the traffic has stopped
         self._console.print(
             f"{moment.seconds:6.1f} s   rate {percent(moment.stats.rollout.read):>6}   "
             f"{moment.operations_per_second:7,.0f} operations/s   reads on Old {moment.share_on_old:6.1%}   "
@@ -124,19 +141,32 @@ class LiveTable:
         figures.add_row("wrong reads", wrong)
         paths = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         paths.add_column("keys by path", min_width=28)
-        for operation in ("read", "write", "delete"):
+        for operation in _TRAFFIC:
             paths.add_column(operation, justify="right", min_width=9)
-        for path in sorted({path for _, path in stats.operations}):
-            counts = (stats.operations.get((operation, path), 0) for operation in ("read", "write", "delete"))
+        for path in sorted({path for operation, path in stats.operations if operation in _TRAFFIC}):
+            counts = (stats.operations.get((operation, path), 0) for operation in _TRAFFIC)
             paths.add_row(path, *(f"{count:,}" if count else "" for count in counts))
         title = Text(f"{moment.seconds:.0f} s · {moment.phase}", style="bold")
-        events = Text("\n".join(self._events), style="dim", no_wrap=True, overflow="ellipsis")
-        self._live.update(Group(title, figures, paths, events))
+        shown = list(self._events)
+        job: list[RenderableType] = []
+        if moment.job is not None:
+            bar = Table.grid(expand=True)  # without it the next line would go on where the bar ends
+            bar.add_row(ProgressBar(total=moment.job.expected, completed=moment.job.rows))
+            job = [bar, Text(_job_line(moment.job), no_wrap=True, overflow="ellipsis")]
+            shown = shown[len(job) - _EVENTS :]
+        events = Text("\n".join(shown), style="dim", no_wrap=True, overflow="ellipsis")
+        self._live.update(Group(title, *job, figures, paths, events))
 
     def close(self) -> None:
         """See `Screen.close`."""
         self._live.stop()
         _send_events_to(_nowhere)
+
+
+def _job_line(progress: Progress) -> str:
+    """How far a job is, in a line."""
+    parts = (rows_of(progress), counts_of(progress), pace_of(progress), waiting_of(progress))
+    return "; ".join(part for part in parts if part)
 
 
 def _event_line(event: str, fields: Mapping[str, object]) -> str:

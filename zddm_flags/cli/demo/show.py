@@ -1,9 +1,8 @@
-"""Runs the demo: stores, flag, traffic, ramp, and the verdict at the end."""
+"""Runs the demo: stores, flag, traffic, ramp, finish, and what is said at the end."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import shutil
 import signal
@@ -14,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 import click
@@ -35,8 +33,12 @@ from zddm_flags.cli.demo.airports import (
     temporary_folder,
 )
 from zddm_flags.cli.demo.checker import CheckedOld, TimedNew
-from zddm_flags.cli.demo.screen import Lines, LiveTable, Moment, Screen, percent
+from zddm_flags.cli.demo.finish import Finish
+from zddm_flags.cli.demo.screen import Lines, LiveTable, Moment, Screen, keys_of, percent
 from zddm_flags.cli.demo.traffic import Traffic
+from zddm_flags.cli.status_report import verdict_lines
+from zddm_flags.jobs import Progress
+from zddm_flags.results import MigrationStatus
 from zddm_flags.testing import FlagServer
 
 __all__ = ["Options", "run_demo"]
@@ -45,7 +47,6 @@ _FLAG = "airports-migration-rate"
 _SDK_KEY = "LAUNCHDARKLY_SDK_KEY"
 _TRACED = 0.05
 _LOOK_SECONDS = 0.25
-_PAGE = 500
 _MEGABYTES = {"sqlite": 64, "postgres": 256}  # several times what 28 seconds of traffic leave
 
 
@@ -163,14 +164,14 @@ def _run(options: Options, console: Console, stack: ExitStack) -> int:
     stack.callback(traffic.stop)
     demo = _Demo(options, proxy, old, new, traffic, screen, server)
     try:
-        demo.run()
+        status = demo.run()
     except KeyboardInterrupt:
         traffic.stop()
         screen.close()
         demo.summarise(console)
         raise
     screen.close()
-    return demo.verdict(console, list(airports), old_store)
+    return demo.verdict(console, status)
 
 
 def _interrupt(*_: object) -> None:
@@ -247,12 +248,20 @@ class _Demo:
         self._shares: list[tuple[str, float, int]] = []
         self._kill_milliseconds: float | None = None
         self._before = proxy.stats()
-        self._looked = 0.0
+        self._started = self._looked = 0.0
+        self._finish = Finish(proxy, self._show_job, screen.phase)
 
-    def run(self) -> None:
-        """Ramp, kill and resume under traffic; stops the traffic."""
-        started = self._looked = time.perf_counter()
+    def run(self) -> MigrationStatus:
+        """Ramp, kill, resume and finish under traffic; stop the traffic, and return what the library says then."""
+        self._started = self._looked = time.perf_counter()
         self.traffic.start()
+        self._ramp()
+        self._finish.under_traffic()
+        self.traffic.stop()
+        return self._finish.at_rest()
+
+    def _ramp(self) -> None:
+        started = self._started
         ends = [phase.begins for phase in self._phases[1:]] + [1.0]
         for phase, end in zip(self._phases, ends, strict=True):
             began = self._proxy.stats()
@@ -262,59 +271,45 @@ class _Demo:
                 phase.act(self._server)
             while (now := time.perf_counter()) - started < end * self._options.seconds:
                 time.sleep(min(_LOOK_SECONDS, max(0.0, started + end * self._options.seconds - now)))
-                self._screen.show(self._look(started, phase.name))
+                self._screen.show(self._look(phase.name))
             reads, on_old = _reads(began, self._proxy.stats())
             self._shares.append((phase.name, on_old / reads if reads else 1.0, reads))
             if phase.name == _KILLED:
                 self._kill_milliseconds = max(0.0, (self._new.last_call - changed) * 1000)
-        self.traffic.stop()
 
-    def _look(self, started: float, phase: str) -> Moment:
+    def _show_job(self, name: str, progress: Progress) -> None:
+        self._screen.show(self._look(name, progress))
+
+    def _look(self, phase: str, job: Progress | None = None) -> Moment:
         now, stats = time.perf_counter(), self._proxy.stats()
         reads, on_old = _reads(self._before, stats)
-        operations = sum(stats.operations.values()) - sum(self._before.operations.values())
+        operations = keys_of(stats) - keys_of(self._before)
         seconds = now - self._looked
         self._before, self._looked = stats, now
-        return Moment(now - started, phase, stats, reads, on_old, operations / seconds, self.traffic.wrong)
-
-    def verdict(self, console: Console, codes: list[str], old_store: Any) -> int:
-        """Move what the traffic left, compare the stores, say what happened; the exit code."""
-        console.print("Reading every airport once, so that the rest is copied too", highlight=False)
-        for page in _pages(codes):
-            begin = time.perf_counter()
-            found = self._proxy.read_many(page)
-            for code in page:
-                self.traffic.check(code, found.get(code), begin)
-        self.summarise(console)
-        equal = different = 0
-        for page in _pages(codes):
-            expected, moved = old_store.read_many(page), self._new.read_many(page)
-            for code in page:
-                same = expected.get(code) == moved.get(code)
-                equal += same and code in moved
-                different += not same
-        console.print(
-            f"{equal:,} airports are in New and equal to Old; {different:,} differ or are not there yet; "
-            f"{len(codes) - equal - different:,} were deleted by the traffic.",
-            highlight=False,
+        return Moment(
+            now - self._started, phase, stats, reads, on_old, operations / seconds, self.traffic.wrong, job
         )
-        rollout = self._proxy.stats().rollout
+
+    def verdict(self, console: Console, status: MigrationStatus) -> int:
+        """Say what happened, and whether it is time to cut over; the exit code."""
+        self.summarise(console)
+        console.print()
+        for line in verdict_lines(status):
+            click.echo(line)
         wrong = []
         if self.traffic.wrong:
             wrong.append("reads returned what Old did not hold")
         if self.traffic.failed:
             wrong.append("operations raised")
-        if rollout.read == 1.0 and different:
-            wrong.append("New differs from Old at 100 %")
+        if self._finish.served_wrong:
+            wrong.append("New held what Old did not, and nobody knew")
+        # Where the flag is the user's it may leave some in Old: the verdict says what is missing.
+        moved_all = self._finish.covered == status.rollout.read == 1
+        if not status.ready and (moved_all or self._server is not None):
+            wrong.append("it is not ready to cut over at 100 %")
         if wrong:
             console.print(f"SOMETHING WAS WRONG: {', '.join(wrong)}.", highlight=False)
-            return 1
-        if rollout.read < 1.0:
-            console.print(
-                f"The flag stands at {percent(rollout.read)}; the rest has yet to move.", highlight=False
-            )
-        console.print("The migration was right.", highlight=False)
-        return 0
+        return 1 if wrong else 0
 
     def summarise(self, console: Console) -> None:
         """Print what the run showed."""
@@ -330,8 +325,9 @@ class _Demo:
                 else "no more"
             )
             console.print(f"After the kill New was called {later}.", highlight=False)
+        copied = stats.operations.get(("read", "copied"), 0)
         console.print(
-            f"{sum(stats.operations.values()):,} keys read, written or deleted; {stats.copies:,} copied by reads; "
+            f"{keys_of(stats):,} keys read, written or deleted; {copied:,} copied by reads; "
             f"opened to {percent(stats.opened)}; {stats.stale_keys:,} keys stale now.",
             highlight=False,
         )
@@ -342,6 +338,9 @@ class _Demo:
                 highlight=False,
                 markup=False,
             )
+        console.print()
+        for line in self._finish.lines():
+            console.print(line, highlight=False, markup=False)
 
 
 def _reads(before: ProxyStats, after: ProxyStats) -> tuple[int, int]:
@@ -353,9 +352,3 @@ def _reads(before: ProxyStats, after: ProxyStats) -> tuple[int, int]:
             all_reads += new
             on_old += new if path != "new_hit" else 0
     return all_reads, on_old
-
-
-def _pages(codes: list[str]) -> Iterator[list[str]]:
-    iterator = iter(codes)
-    while page := list(itertools.islice(iterator, _PAGE)):
-        yield page
