@@ -25,7 +25,7 @@ from zddm_flags._async.bulk import AsyncBulk
 from zddm_flags._async.work import LOOK_SECONDS, AsyncWork, Stopped
 from zddm_flags.errors import CorruptCheckpoint, ExecutorFailed, LedgerMismatch, LedgerNotShared, Superseded
 from zddm_flags.jobs import JobName, JobState, Part, Plan, Progress, Range, new_run, part_name, saved_plan
-from zddm_flags.ledger import Checkpoint
+from zddm_flags.ledger import MAX_CHECKPOINT_CHARACTERS, Checkpoint
 from zddm_flags.remote import RemotePart, run_part
 
 __all__ = ["AsyncJob"]
@@ -35,6 +35,8 @@ V = TypeVar("V")
 ROWS_PER_PART = 50_000
 """Keys in a part, where Old says how many it holds: over a second of work, on any store."""
 MOST_PARTS = 1000
+MOST_CHARACTERS = MAX_CHECKPOINT_CHARACTERS // 2
+"""Of a plan that is new: what it tells at its end comes on top."""
 FOLLOW_SECONDS = 1.0
 """How often who waits for parts that are done elsewhere reads how far they are."""
 HELD_SECONDS = 5.0
@@ -234,9 +236,13 @@ class AsyncJob(AsyncWork[K, V]):
         if parts is None:
             by_size = self._workers * 4 if expected is None else expected // ROWS_PER_PART
             parts = max(self._workers, min(MOST_PARTS, by_size))
-        ranges = await self._persistently(partial(self._ranges, parts))
         after = _finished_run("backfill", kept, epoch)
-        return Plan(new_run(), tuple(ranges), dict(self._asked()), expected, epoch=epoch, after=after)
+        while True:
+            ranges = await self._persistently(partial(self._ranges, parts))
+            plan = Plan(new_run(), tuple(ranges), dict(self._asked()), expected, epoch=epoch, after=after)
+            if parts == 1 or len(plan.dump()) <= MOST_CHARACTERS:
+                return plan
+            parts //= 2  # keys are long, and so are cursors
 
     async def _clear_corrupt_parts(self, plan: Plan, kept: Mapping[str, Checkpoint]) -> None:
         """Replace the checkpoints of this plan's parts that an earlier run left, and that nobody understands."""
