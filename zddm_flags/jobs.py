@@ -78,6 +78,8 @@ class Plan:
     """How long it was worked on, by all processes that did, one after the other."""
     owner: str = ""
     """The process that works on it, or did last."""
+    epoch: int = 0
+    """The ledger's when the run began: what is of another one was copied into a New that was emptied since."""
     after: str | None = None
     """The run of the backfill that had finished before this one began: what a verify of it proves."""
     result: Mapping[str, Any] = field(default_factory=dict)
@@ -93,6 +95,7 @@ class Plan:
             state=self.state,
             seconds=round(self.seconds, 3),
             owner=self.owner,
+            epoch=self.epoch,
             after=self.after,
             result=dict(self.result),
         )
@@ -110,6 +113,7 @@ class Plan:
                 state=found["state"],
                 seconds=_seconds(found["seconds"]),
                 owner=_text(found["owner"]),
+                epoch=_whole_number(found["epoch"]),
                 after=_cursor(found["after"]),
                 result=dict(found["result"]),
             )
@@ -221,10 +225,14 @@ def part_name(job: JobName, number: int) -> str:
     return f"{job}/{number}"
 
 
-def saved_plan(job: JobName, checkpoints: Mapping[str, Checkpoint]) -> Plan | None:
-    """The plan that the ledger has of a job, or None. Raises CorruptCheckpoint."""
+def saved_plan(job: JobName, checkpoints: Mapping[str, Checkpoint], epoch: int | None = None) -> Plan | None:
+    """The plan that the ledger has of a job, or None; with `epoch`, if it is of that. Raises CorruptCheckpoint.
+
+    A process that slept through a reset of the ledger may save a plan from before it.
+    """
     kept = checkpoints.get(job)
-    return None if kept is None else Plan.load(job, kept.data)
+    plan = None if kept is None else Plan.load(job, kept.data)
+    return plan if plan is None or epoch in {None, plan.epoch} else None
 
 
 def names_found(name: str, part: Part) -> list[bytes]:

@@ -11,6 +11,10 @@ from zddm_flags.rollout import Rollout
 __all__ = ["reasons_not_to_cut_over"]
 
 
+IN_PROGRESS_SECONDS = 1.0
+"""An operation that takes longer may have been left."""
+
+
 def reasons_not_to_cut_over(
     rollout: Rollout, summary: LedgerSummary, backfill: Plan | None, verify: Plan | None, token_seconds: float
 ) -> list[str]:
@@ -29,6 +33,12 @@ def reasons_not_to_cut_over(
         reasons.append(
             f"an operation was left {oldest:.0f} s ago, by a process that ended: run status again, which reaps "
             "it, then repair"
+        )
+    elif oldest is not None and oldest > IN_PROGRESS_SECONDS:
+        # A call of New's that raised leaves its token: until that is reaped nothing tells it from one in progress.
+        reasons.append(
+            f"an operation was begun {oldest:.0f} s ago, and may have left New as it was: run status again in "
+            f"{token_seconds - oldest:.0f} s, when it is over or can be reaped"
         )
     return [*reasons, *_backfill_reasons(backfill), *_verify_reasons(backfill, verify)]
 

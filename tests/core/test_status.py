@@ -103,6 +103,14 @@ class TestReasons:
         assert "stale" in await only_reason(other)
         assert (await other.status()).reaped == 1
 
+    async def test_token_of_an_operation_that_takes_long(self, world: World):
+        """A write whose New.write raised leaves its token: New may lack the value until that is reaped."""
+        migration = finished(world)
+        migration.leave_token(1)
+        migration.clock.advance(5)
+        reason = await only_reason(migration)
+        assert "an operation was begun 5 s ago, and may have left New as it was: run status again in" in reason
+
     async def test_no_backfill(self, world: World):
         """No backfill was run."""
         migration = verified(world, VALUES, VALUES)

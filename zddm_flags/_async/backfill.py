@@ -49,6 +49,7 @@ class AsyncBackfill(AsyncJob[K, V]):
     def __init__(self, proxy: AsyncBulk[K, V], *, everything: bool = False, **options: Unpack[JobOptions]) -> None:
         super().__init__(proxy, **options)
         self._rules = CopyRules(everything=everything)
+        self._opened = False
 
     async def run(self) -> BackfillResult:
         """Do it, to the end or until `stop()`.
@@ -107,6 +108,11 @@ class AsyncBackfill(AsyncJob[K, V]):
         if self._plan is None:
             raise Stopped
         covers = float(self._plan.asked["covers"])
+        if not self._opened:
+            # Not by the first copy alone: a key that is written behind the cursor before that, by a process that
+            # sees a lower rate, would be clean, and in Old only (H8).
+            await self._persistently(partial(self._proxy.open_to, covers))
+            self._opened = True
         limit = await self._allowance()
         cursor = part.cursor if part.cursor is not None else reach.after
         page = await self._persistently(partial(self._proxy.scan_old, cursor, limit, reach.until))

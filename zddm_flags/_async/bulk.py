@@ -14,7 +14,7 @@ from zddm_flags._async.changes import Located
 from zddm_flags._async.migration import Copied, CopyRules, by_name
 from zddm_flags.comparison import Comparison
 from zddm_flags.deadline import DeadlinePassed
-from zddm_flags.errors import Unsupported
+from zddm_flags.errors import ProxyClosed, Unsupported
 from zddm_flags.gate import TrafficGate
 from zddm_flags.guard import GuardOpen
 from zddm_flags.ledger import MAX_KEY_BYTES, AsyncMigrationLedger
@@ -136,7 +136,15 @@ class AsyncBulk(AsyncBackground[K, V]):
         self.check_strong_reads(job)
 
     def check_strong_reads(self, job: str) -> None:
-        """Raises Unsupported, where Old's reads may lag so that nothing is sure, and nothing may be copied."""
+        """Raises Unsupported, where Old's reads may lag so that nothing is sure, and nothing may be copied.
+
+        And where the ledger, one of the user's own, has no method for jobs; ProxyClosed after `close()`.
+        """
+        if self._closed:
+            raise ProxyClosed(f"the proxy of migration {self.name!r} is closed")
+        for method in ("checkpoints", "save_checkpoint", "stale_keys"):
+            if not hasattr(self._ledger, method):
+                raise Unsupported(f"the ledger has no {method}(), so there can be no {job}: see MigrationLedger")
         if not self._old.info.strong_reads:
             raise Unsupported(
                 f"old: its reads may lag behind its writes (H18): give {job} an adapter of the primary"
@@ -150,6 +158,16 @@ class AsyncBulk(AsyncBackground[K, V]):
     async def reap_if_due(self) -> None:
         """Make stale, now and then, what crashed processes left."""
         await self._reap_if_due()
+
+    async def open_to(self, rate: float) -> None:
+        """Raise `opened` before New is used at this rate: a write that skips New leaves its key stale then.
+
+        Raises what the ledger raises.
+        """
+        opened = (await self._ledger.summary()).opened
+        if opened < rate:
+            opening = await self._ledger.open_to(rate)
+            self._telemetry.report("info", "opened_wider", opened=opening.opened, before=opened)
 
     # -- walking ----------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from zddm_flags._async.bulk import AsyncBulk
 from zddm_flags._async.work import LOOK_SECONDS, AsyncWork, Stopped
 from zddm_flags.errors import CorruptCheckpoint, ExecutorFailed, LedgerMismatch, LedgerNotShared, Superseded
 from zddm_flags.jobs import JobName, JobState, Part, Plan, Progress, Range, new_run, part_name, saved_plan
-from zddm_flags.ledger import Checkpoint
+from zddm_flags.ledger import MAX_CHECKPOINT_CHARACTERS, Checkpoint
 from zddm_flags.remote import RemotePart, run_part
 
 __all__ = ["AsyncJob"]
@@ -35,6 +35,8 @@ V = TypeVar("V")
 ROWS_PER_PART = 50_000
 """Keys in a part, where Old says how many it holds: over a second of work, on any store."""
 MOST_PARTS = 1000
+MOST_CHARACTERS = MAX_CHECKPOINT_CHARACTERS // 2
+"""Of a plan that is new: what it tells at its end comes on top."""
 FOLLOW_SECONDS = 1.0
 """How often who waits for parts that are done elsewhere reads how far they are."""
 HELD_SECONDS = 5.0
@@ -196,6 +198,9 @@ class AsyncJob(AsyncWork[K, V]):
         done = all(self._part(number).done for number in range(len(plan.ranges)))
         plan = self._ended(plan, "finished" if done else "stopped")
         try:
+            if await self._epoch() != plan.epoch:
+                # Versions begin anew with a reset, so that what was saved may have been taken for a later run's.
+                raise Superseded(f"the ledger was reset while this {self.name} went on: begin it anew")
             await self._save(self.name, plan.dump())
         except Stopped:  # the ledger fails: to it the run goes on, and so will the next one
             plan = replace(plan, state="stopped")
@@ -205,13 +210,14 @@ class AsyncJob(AsyncWork[K, V]):
         return plan
 
     async def _take_over_plan(self) -> Plan:
+        epoch = await self._epoch()
         kept = await self._persistently(self._proxy.ledger.checkpoints)
         self._versions = {name: each.version for name, each in kept.items()}
-        found = None if self._restart else saved_plan(self.name, kept)
+        found = None if self._restart else saved_plan(self.name, kept, epoch)
         plan = found if found is not None and found.state != "finished" and self._may_continue(found) else None
         self.resumed = plan is not None
         if plan is None:
-            plan = await self._new_plan(kept)
+            plan = await self._new_plan(kept, epoch)
         else:
             self._know_parts(plan, kept)
         plan = replace(plan, state="running", owner=self._owner)
@@ -221,14 +227,22 @@ class AsyncJob(AsyncWork[K, V]):
         self._plan = plan
         return plan
 
-    async def _new_plan(self, kept: Mapping[str, Checkpoint]) -> Plan:
+    async def _epoch(self) -> int:
+        return (await self._persistently(self._proxy.ledger.summary)).epoch
+
+    async def _new_plan(self, kept: Mapping[str, Checkpoint], epoch: int) -> Plan:
         expected = await self._persistently(self._proxy.count_old)
         parts = self._most_parts
         if parts is None:
             by_size = self._workers * 4 if expected is None else expected // ROWS_PER_PART
             parts = max(self._workers, min(MOST_PARTS, by_size))
-        ranges = await self._persistently(partial(self._ranges, parts))
-        return Plan(new_run(), tuple(ranges), dict(self._asked()), expected, after=_finished_run("backfill", kept))
+        after = _finished_run("backfill", kept, epoch)
+        while True:
+            ranges = await self._persistently(partial(self._ranges, parts))
+            plan = Plan(new_run(), tuple(ranges), dict(self._asked()), expected, epoch=epoch, after=after)
+            if parts == 1 or len(plan.dump()) <= MOST_CHARACTERS:
+                return plan
+            parts //= 2  # keys are long, and so are cursors
 
     async def _clear_corrupt_parts(self, plan: Plan, kept: Mapping[str, Checkpoint]) -> None:
         """Replace the checkpoints of this plan's parts that an earlier run left, and that nobody understands."""
@@ -477,10 +491,10 @@ def _worker_lost(name: str) -> ExecutorFailed:
     return ExecutorFailed(f"the executor of the {name} lost a worker, and takes no more work. {_GO_ON}")
 
 
-def _finished_run(job: JobName, kept: Mapping[str, Checkpoint]) -> str | None:
+def _finished_run(job: JobName, kept: Mapping[str, Checkpoint], epoch: int) -> str | None:
     """The last run of a job, if it finished. None where its plan is corrupt, too: others need it, and say so."""
     try:
-        plan = saved_plan(job, kept)
+        plan = saved_plan(job, kept, epoch)
     except CorruptCheckpoint:
         return None
     return plan.run if plan is not None and plan.state == "finished" else None

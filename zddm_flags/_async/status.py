@@ -31,7 +31,7 @@ class AsyncOverview(AsyncBulk[K, V]):
         await self._reap_if_due()
         summary = await self._ledger.summary()
         kept = await self._ledger.checkpoints()
-        backfill, verify = saved_plan("backfill", kept), saved_plan("verify", kept)
+        backfill, verify = (saved_plan(job, kept, summary.epoch) for job in ("backfill", "verify"))
         return MigrationStatus(
             name=self.name,
             rollout=self._gate.decision.rollout,

@@ -50,6 +50,7 @@ class Backfill(Job[K, V]):
     def __init__(self, proxy: Bulk[K, V], *, everything: bool = False, **options: Unpack[JobOptions]) -> None:
         super().__init__(proxy, **options)
         self._rules = CopyRules(everything=everything)
+        self._opened = False
 
     def run(self) -> BackfillResult:
         """Do it, to the end or until `stop()`.
@@ -108,6 +109,11 @@ class Backfill(Job[K, V]):
         if self._plan is None:
             raise Stopped
         covers = float(self._plan.asked["covers"])
+        if not self._opened:
+            # Not by the first copy alone: a key that is written behind the cursor before that, by a process that
+            # sees a lower rate, would be clean, and in Old only (H8).
+            self._persistently(partial(self._proxy.open_to, covers))
+            self._opened = True
         limit = self._allowance()
         cursor = part.cursor if part.cursor is not None else reach.after
         page = self._persistently(partial(self._proxy.scan_old, cursor, limit, reach.until))

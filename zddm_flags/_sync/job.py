@@ -26,7 +26,7 @@ from zddm_flags._sync.bulk import Bulk
 from zddm_flags._sync.work import LOOK_SECONDS, Stopped, Work
 from zddm_flags.errors import CorruptCheckpoint, ExecutorFailed, LedgerMismatch, LedgerNotShared, Superseded
 from zddm_flags.jobs import JobName, JobState, Part, Plan, Progress, Range, new_run, part_name, saved_plan
-from zddm_flags.ledger import Checkpoint
+from zddm_flags.ledger import MAX_CHECKPOINT_CHARACTERS, Checkpoint
 from zddm_flags.remote import RemotePart, run_part
 
 __all__ = ["Job"]
@@ -36,6 +36,8 @@ V = TypeVar("V")
 ROWS_PER_PART = 50_000
 """Keys in a part, where Old says how many it holds: over a second of work, on any store."""
 MOST_PARTS = 1000
+MOST_CHARACTERS = MAX_CHECKPOINT_CHARACTERS // 2
+"""Of a plan that is new: what it tells at its end comes on top."""
 FOLLOW_SECONDS = 1.0
 """How often who waits for parts that are done elsewhere reads how far they are."""
 HELD_SECONDS = 5.0
@@ -197,6 +199,9 @@ class Job(Work[K, V]):
         done = all(self._part(number).done for number in range(len(plan.ranges)))
         plan = self._ended(plan, "finished" if done else "stopped")
         try:
+            if self._epoch() != plan.epoch:
+                # Versions begin anew with a reset, so that what was saved may have been taken for a later run's.
+                raise Superseded(f"the ledger was reset while this {self.name} went on: begin it anew")
             self._save(self.name, plan.dump())
         except Stopped:  # the ledger fails: to it the run goes on, and so will the next one
             plan = replace(plan, state="stopped")
@@ -206,13 +211,14 @@ class Job(Work[K, V]):
         return plan
 
     def _take_over_plan(self) -> Plan:
+        epoch = self._epoch()
         kept = self._persistently(self._proxy.ledger.checkpoints)
         self._versions = {name: each.version for name, each in kept.items()}
-        found = None if self._restart else saved_plan(self.name, kept)
+        found = None if self._restart else saved_plan(self.name, kept, epoch)
         plan = found if found is not None and found.state != "finished" and self._may_continue(found) else None
         self.resumed = plan is not None
         if plan is None:
-            plan = self._new_plan(kept)
+            plan = self._new_plan(kept, epoch)
         else:
             self._know_parts(plan, kept)
         plan = replace(plan, state="running", owner=self._owner)
@@ -222,14 +228,22 @@ class Job(Work[K, V]):
         self._plan = plan
         return plan
 
-    def _new_plan(self, kept: Mapping[str, Checkpoint]) -> Plan:
+    def _epoch(self) -> int:
+        return (self._persistently(self._proxy.ledger.summary)).epoch
+
+    def _new_plan(self, kept: Mapping[str, Checkpoint], epoch: int) -> Plan:
         expected = self._persistently(self._proxy.count_old)
         parts = self._most_parts
         if parts is None:
             by_size = self._workers * 4 if expected is None else expected // ROWS_PER_PART
             parts = max(self._workers, min(MOST_PARTS, by_size))
-        ranges = self._persistently(partial(self._ranges, parts))
-        return Plan(new_run(), tuple(ranges), dict(self._asked()), expected, after=_finished_run("backfill", kept))
+        after = _finished_run("backfill", kept, epoch)
+        while True:
+            ranges = self._persistently(partial(self._ranges, parts))
+            plan = Plan(new_run(), tuple(ranges), dict(self._asked()), expected, epoch=epoch, after=after)
+            if parts == 1 or len(plan.dump()) <= MOST_CHARACTERS:
+                return plan
+            parts //= 2  # keys are long, and so are cursors
 
     def _clear_corrupt_parts(self, plan: Plan, kept: Mapping[str, Checkpoint]) -> None:
         """Replace the checkpoints of this plan's parts that an earlier run left, and that nobody understands."""
@@ -478,10 +492,10 @@ def _worker_lost(name: str) -> ExecutorFailed:
     return ExecutorFailed(f"the executor of the {name} lost a worker, and takes no more work. {_GO_ON}")
 
 
-def _finished_run(job: JobName, kept: Mapping[str, Checkpoint]) -> str | None:
+def _finished_run(job: JobName, kept: Mapping[str, Checkpoint], epoch: int) -> str | None:
     """The last run of a job, if it finished. None where its plan is corrupt, too: others need it, and say so."""
     try:
-        plan = saved_plan(job, kept)
+        plan = saved_plan(job, kept, epoch)
     except CorruptCheckpoint:
         return None
     return plan.run if plan is not None and plan.state == "finished" else None

@@ -32,7 +32,7 @@ class Overview(Bulk[K, V]):
         self._reap_if_due()
         summary = self._ledger.summary()
         kept = self._ledger.checkpoints()
-        backfill, verify = saved_plan("backfill", kept), saved_plan("verify", kept)
+        backfill, verify = (saved_plan(job, kept, summary.epoch) for job in ("backfill", "verify"))
         return MigrationStatus(
             name=self.name,
             rollout=self._gate.decision.rollout,
