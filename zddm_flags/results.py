@@ -122,7 +122,9 @@ class RepairResult:
     copied: int
     """Keys whose value was copied from Old into New."""
     deleted: int
-    """Keys that Old lacks, and that New lacks now as well."""
+    """Keys that only New had, and that were deleted there."""
+    absent: int
+    """Keys that neither store had."""
     extra: int
     """Keys that Old lacks, and that were left in New: see `delete_extra`."""
     not_covered: int

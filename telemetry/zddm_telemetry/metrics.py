@@ -54,13 +54,16 @@ class Instruments:
             "zddm.store.operations", [self._calls], "{key}", "Keys asked of a store, by store and operation"
         )
         meter.create_observable_counter(
-            "zddm.copies", [self._copies], "{key}", "Keys whose value a read copied from Old into New"
+            "zddm.copies",
+            [self._copies],
+            "{key}",
+            "Keys whose value was copied from Old into New, by reads, in the background and by jobs",
         )
         meter.create_observable_counter(
             "zddm.backfill.rows",
             [self._backfilled],
             "{row}",
-            "Keys that a backfill looked at, by what came of them",
+            "Keys that a backfill tried to copy, by what came of each attempt",
         )
         meter.create_observable_counter(
             "zddm.copies.dropped",

@@ -13,7 +13,7 @@ from zddm_flags import AsyncVerify, Guard, Rollout, StoreInfo, Telemetry, Traffi
 from zddm_flags.errors import CorruptCheckpoint, NotApplied, Unsupported
 
 QUIET = Telemetry(log=False)
-COUNTS = ("keys", "copied", "deleted", "extra", "not_covered", "refused", "pending", "not_found")
+COUNTS = ("keys", "copied", "deleted", "absent", "extra", "not_covered", "refused", "pending", "not_found")
 
 
 def plain(world: World, rate: float | Rollout = 1.0, **options: Any) -> Migration:
@@ -72,7 +72,7 @@ async def test_stale_keys_become_right_and_clean(world: World) -> None:
     """Stale keys that Old has are copied and clean; one in neither store is clean; a clean one is not touched."""
     migration = every_state(world)
     result = await migration.repair().run()
-    assert counts(result) == {"keys": 15, "copied": 9, "extra": 3}
+    assert counts(result) == {"keys": 15, "copied": 9, "absent": 3, "extra": 3}
     assert (result.finished, result.dry_run, result.complete) == (True, False, False)
     assert migration.new.values == {
         **{f"{name}-{number}": "right" for name in ("changed", "missing", "same") for number in range(3)},
@@ -88,7 +88,7 @@ async def test_extra_keys_are_deleted_where_that_is_asked_for(world: World) -> N
     """With `delete_extra` a stale key that Old lacks is deleted from New and clean (H3), and all is right."""
     migration = every_state(world)
     result = await migration.repair(delete_extra=True).run()
-    assert counts(result) == {"keys": 15, "copied": 9, "deleted": 3}
+    assert counts(result) == {"keys": 15, "copied": 9, "deleted": 3, "absent": 3}
     assert result.complete
     assert migration.new.values == migration.old.values
     assert migration.left == (0, 0)
@@ -410,7 +410,7 @@ async def test_it_waits_while_the_migration_is_killed(world: World, how: str) ->
     job.time.hooks = [None, None, end]
     result = await job.run()
     assert told == {"the write rate is 0, or the proxy is disabled, so that nothing is written to New"}
-    assert counts(result) == {"keys": 15, "copied": 9, "deleted": 3}
+    assert counts(result) == {"keys": 15, "copied": 9, "deleted": 3, "absent": 3}
 
 
 async def test_a_kill_in_the_middle_leaves_out_no_key(world: World) -> None:
@@ -430,7 +430,7 @@ async def test_a_kill_in_the_middle_leaves_out_no_key(world: World) -> None:
     job = migration.repair(delete_extra=True)
     job.time.hooks = [None, None, revive]
     result = await job.run()
-    assert counts(result) == {"keys": 15, "copied": 9, "deleted": 3}
+    assert counts(result) == {"keys": 15, "copied": 9, "deleted": 3, "absent": 3}
     assert migration.new.values == migration.old.values
 
 
@@ -496,7 +496,7 @@ async def test_what_fails_for_a_while_is_tried_again(world: World, store: str) -
 
     job.time.always = recover_later
     result = await job.run()
-    assert counts(result) == {"keys": 15, "copied": 9, "deleted": 3}
+    assert counts(result) == {"keys": 15, "copied": 9, "deleted": 3, "absent": 3}
     assert (migration.new.values, migration.left) == (migration.old.values, (0, 0))
 
 

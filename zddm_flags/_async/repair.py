@@ -99,6 +99,7 @@ class AsyncRepair(AsyncWork[K, V]):
             keys=counts["keys"],
             copied=counts["copied"],
             deleted=counts["deleted"],
+            absent=counts["absent"],
             extra=counts["extra"],
             not_covered=counts["not_covered"],
             refused=counts["refused"],
@@ -204,8 +205,8 @@ class AsyncRepair(AsyncWork[K, V]):
         done, _ = await self._copy("repair", [each for each in located if each.name not in names], rules)
         # A key that was deleted in the meantime, by an application, is deleted from New as well: that is no extra.
         done_extra, _ = await self._copy("repair", extra, rules._replace(delete=self._delete_extra))
-        self._counts["deleted"] += done_extra["absent"]
-        self._counts.update({name: keys for name, keys in (done + done_extra).items() if name != "absent"})
+        done_extra["deleted"] = done_extra.pop("absent", 0)
+        self._counts.update(done + done_extra)
         self._counts["keys"] += len(located)
 
     def _tell(self, located: Sequence[Located[K]], held: Collection[K], extra: Collection[bytes]) -> None:
@@ -219,3 +220,5 @@ class AsyncRepair(AsyncWork[K, V]):
                 self._counts["copied"] += 1
             elif each.name in extra:
                 self._counts["deleted" if self._delete_extra else "extra"] += 1
+            else:
+                self._counts["absent"] += 1

@@ -85,8 +85,8 @@ class AsyncOverview(AsyncBulk[K, V]):
             raise self._operations_are_in_progress()
         if not new_was_emptied and not await self._is_still_empty():
             raise ResetRefused(
-                "New was written to meanwhile, by a process that has not seen the flag at 0: wait, empty New, and "
-                "reset again"
+                "New was written to meanwhile, by a process that has not seen the flag at 0: leave it at 0, wait, "
+                "empty New, and reset again"
             )
         self._telemetry.report("warning", "ledger_reset", new_was_emptied=new_was_emptied)
         return await self._ledger.summary()

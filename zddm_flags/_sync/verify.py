@@ -151,7 +151,7 @@ class Verify(Job[K, V]):
             "ignore": sorted(comparison.ignore),
             "float_tolerance": comparison.float_tolerance,
             "time_tolerance": comparison.time_tolerance,
-            "equal": comparison.equal is not None,
+            "equal": None if comparison.equal is None else _named(comparison.equal),
         }
 
     def _may_continue(self, plan: Plan) -> bool:
@@ -460,9 +460,9 @@ class _Walk(Generic[K, V]):
         _check_ascending([*self._last_of_old, *keys])
         self._last_of_old = list(keys[-1:]) or self._last_of_old
 
-    def take(self, up_to: Sequence[K]) -> Sequence[tuple[K, V]]:
+    def take(self, up_to: Sequence[Any]) -> Sequence[tuple[K, V]]:
         """Take what there is of New, up to and with this key. Raises _UnorderedError."""
-        keys: Sequence[Any] = self._page[len(self._page) - len(self.buffer) :]
+        keys: list[Any] = [*self._page[len(self._page) - len(self.buffer) :]]
         try:
             end = bisect_right(keys, up_to[0]) if up_to else len(keys)
         except TypeError:
@@ -510,6 +510,13 @@ class _Tally:
             found.append(told)
         counted = Counter(part.more.get("fields", {})) + self.fields
         return part.after_page(cursor, self.counts, found=found, fields=dict(counted.most_common(KEPT_FIELDS)))
+
+
+def _named(function: Callable[..., Any]) -> str:
+    """What tells a function from another one, in a checkpoint that another process may go on from."""
+    return (
+        f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', type(function).__qualname__)}"
+    )
 
 
 def _walks_new(plan: Plan) -> bool:

@@ -64,7 +64,9 @@ def _backfill_lines(result: BackfillResult, target: str) -> list[str]:
 
 
 def _repair_lines(result: RepairResult, target: str) -> list[str]:
-    counts = _counts((result.copied, "copied"), (result.deleted, "deleted from New, or in neither store"))
+    counts = _counts(
+        (result.copied, "copied"), (result.deleted, "deleted from New"), (result.absent, "in neither store")
+    )
     if not result.finished:
         return [f"Stopped after {_rows(result.keys)}{counts}. Do the rest with: {again()}"]
     if not result.keys:
@@ -95,7 +97,7 @@ def _dry_run_lines(result: RepairResult) -> list[str]:
         (result.copied, "would be copied"),
         (result.deleted, "would be deleted from New"),
         (result.extra, "are in New only, and would stay without --delete-extra"),
-        (result.not_found, "are in neither store"),
+        (result.absent + result.not_found, "are in neither store"),
     )
     return [f"{_rows(result.keys)} to repair{would}.", "Nothing was changed: run it without --dry-run."]
 
