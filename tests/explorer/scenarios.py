@@ -1160,7 +1160,7 @@ VERIFIED_WHILE_IT_IS_BACKFILLED = Scenario(
         "write": Write("C", "k", "v2"),
     },
 )
-PLANTED_DIFFERENCE = Scenario(  # without faults: that the page fails, and finds nothing, is no violation
+PLANTED_DIFFERENCE = Scenario(
     old=V1,
     new={"k": "v0"},
     opened=1.0,
@@ -1170,6 +1170,7 @@ PLANTED_DIFFERENCE = Scenario(  # without faults: that the page fails, and finds
         "read": Read("B", "k", after=("page",)),
         "write": Write("B", "k", "v2"),
     },
+    kinds=(),  # a page that fails finds nothing
 )
 PLANTED_EXTRA_KEY = dataclasses.replace(PLANTED_DIFFERENCE, old={})
 PLANTED_DIFFERENCE_REPAIRED = Scenario(
@@ -1183,6 +1184,7 @@ PLANTED_DIFFERENCE_REPAIRED = Scenario(
         "read": ReadMany("B", ("k", "l"), after=("repair",)),
         "write": Write("B", "k", "v2"),
     },
+    kinds=(),
 )
 
 # -- a reset, with the rate at 0 in every process, and New empty ------------------------------------------------
@@ -1230,7 +1232,6 @@ RESET_AFTER_A_CRASH = Scenario(
         "read": Read("A", "k", after=("up",)),
     },
 )
-RESET_THAT_LANDS_LATE = dataclasses.replace(RESET_AND_WRITTEN, targets=("ledger",), kinds=("late",))
 
 # -- all of it at once ------------------------------------------------------------------------------------------
 
