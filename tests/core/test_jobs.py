@@ -204,6 +204,7 @@ REPAIR = RepairResult(
     keys=5,
     copied=3,
     deleted=2,
+    absent=0,
     extra=0,
     not_covered=0,
     refused=0,

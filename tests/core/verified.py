@@ -82,7 +82,7 @@ class ScannedStore(Store):
         self._tag = tag
         self._quirks = quirks
 
-    async def scan(self, cursor: str | None, limit: int, until: str | None = None) -> Page[Any, Any]:
+    async def scan(self, cursor: str | None = None, limit: int = 1000, until: str | None = None) -> Page[Any, Any]:
         return await self.step("scan", [cursor, limit, until], lambda: self._page(cursor, limit, until))
 
     async def partitions(self, count: int) -> list[tuple[str | None, str | None]]:

@@ -248,7 +248,7 @@ class AsyncBulk(AsyncBackground[K, V]):
         there = [each.name for each in located if found.get(each.key) is not None]
         if not there:
             return {}
-        # Before the ledger is asked: a key that is unmarked now may be marked, and forgotten here, just after that.
+        # Before the ledger is asked: a key that is unmarked now may be marked, and forgotten here, just after.
         there = [name for name in there if name not in self._unmarked]
         try:
             dirty = set(await self._ledger.dirty(there))
