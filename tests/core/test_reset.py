@@ -93,7 +93,9 @@ class TestReset:
         scan = migration.new.scan
         pages = iter([True, False])
 
-        async def empty_first(cursor: str | None, limit: int, until: str | None = None) -> Page[Any, Any]:
+        async def empty_first(
+            cursor: str | None = None, limit: int = 1000, until: str | None = None
+        ) -> Page[Any, Any]:
             page = await scan(cursor, limit, until)
             return replace(page, items=[], next_cursor=ledger_key(0).hex()) if next(pages) else page
 
