@@ -37,7 +37,7 @@ class AsyncRepair(AsyncWork[K, V]):
         proxy: the migration's, of this process.
         found_by_verify: repair the differing keys that the last verify noted, and not those that are stale.
         everything: keys above the write rate too.
-        delete_extra: delete from New the keys that Old lacks. Without it they stay, and stay stale.
+        delete_extra: delete from New the keys that Old lacks. Without it they stay, as stale as they were.
         dry_run: change nothing, and tell what would be done.
         page_size: keys at a time, from 1.
         per_second: at most how many keys a second, above 0; None: as many as go.
