@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import math
 import re
-import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -273,7 +272,6 @@ class LedgerTables:
             raise ValueError("schema= must be the name of a schema, without a percent sign")
         self._postgresql, self._sqlite = dialect.name == "postgresql", dialect.name == "sqlite"
         self._mysql = not (self._postgresql or self._sqlite)
-        self._returns = self._postgresql or (self._sqlite and sqlite3.sqlite_version_info >= (3, 35))
         self.schema = schema
         self.migrations_name, self.keys_name = f"{prefix}_migrations", f"{prefix}_keys"
         self.checkpoints_name = f"{prefix}_checkpoints"
@@ -320,7 +318,9 @@ class LedgerTables:
         empty = f"length({self._held}.pending) = 0"
         free = f"{empty} AND {self._held}.oldest IS NULL"
         if not self._mysql:
-            answer = f" RETURNING {self._key}, pending, stale, contended, oldest" if self._returns else ""
+            # Not SQLite: there such a statement ends, and lets go of the lock, when the last row is fetched, which a
+            # cancellation can keep from happening.
+            answer = f" RETURNING {self._key}, pending, stale, contended, oldest" if self._postgresql else ""
             changes = [f"oldest = {self._now}", f"pending = {self._entry}"]
             return self._add(migration, keys, mark, changes, f" WHERE {free}{answer}")
         changes = [

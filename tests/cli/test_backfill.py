@@ -64,7 +64,7 @@ def test_on_a_terminal(application, columns):
     assert "300 of about 300 rows" in shown
     assert "300 copied" in shown
     assert "rows/s" in shown
-    assert "waits: as many" in shown
+    assert "waits: the limit" in shown
     assert shown.rstrip().endswith("Next, compare the stores: zddm verify app:proxy")
     assert application.users("new") == application.users("old")
 

@@ -143,7 +143,13 @@ class TestCalls:
         result = await migration.verify(page_size=10, parts=1)
         assert (result.verdict, result.compared, result.equal) == ("equal", 100, 100)
         calls = Counter(migration.calls())
-        assert calls.keys() == {"old.scan", "new.scan", "ledger.checkpoints", "ledger.save_checkpoint"}
+        assert calls.keys() == {
+            "old.scan",
+            "new.scan",
+            "ledger.checkpoints",
+            "ledger.save_checkpoint",
+            "ledger.summary",
+        }
         assert calls["old.scan"] == 10
         assert calls["new.scan"] <= 12  # one to see whether New can be, and one for its end
         assert calls["ledger.save_checkpoint"] <= 15

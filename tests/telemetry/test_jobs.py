@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from tests.core.worlds import SCANNED, Job, Migration, World
 from tests.telemetry.test_metrics import Metered
-from tests.telemetry.test_spans import OPENED, Traced, store, typed, warning
+from tests.telemetry.test_spans import Traced, store, typed, warning
 from zddm_flags import AsyncVerify, Verify
 from zddm_telemetry import events
 
@@ -85,7 +85,6 @@ async def test_spans_of_a_backfill(world: World, traced: Traced) -> None:
             page(
                 "backfill",
                 [store("new", "read", size=2), store("old", "read"), store("new", "write")],
-                [OPENED],
                 copied=1,
                 present=1,
             ),
