@@ -31,7 +31,7 @@ demo: $(VENV)/.demo  ## Watch live data move between two stores, ramped and kill
 	@$(RUN) -m zddm_flags demo $(if $(SECONDS),--seconds $(SECONDS))
 
 test: $(VENV)/.dev  ## Run the tests; ARGS are for pytest
-	@$(RUN) -m pytest --numprocesses 2 $(ARGS)
+	@$(RUN) -m pytest --numprocesses 3 $(ARGS)
 
 test-all:  ## Run the tests on every supported Python that is found, on the PATH or under pyenv
 	@found=; for version in 3.11 3.12 3.13; do \

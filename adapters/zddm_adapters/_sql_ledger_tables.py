@@ -318,8 +318,8 @@ class LedgerTables:
         empty = f"length({self._held}.pending) = 0"
         free = f"{empty} AND {self._held}.oldest IS NULL"
         if not self._mysql:
-            # Not SQLite: there such a statement ends, and lets go of the lock, when the last row is fetched, which a
-            # cancellation can keep from happening.
+            # Not SQLite: there such a statement ends, and lets go of the lock, when the last row is fetched, which
+            # a cancellation can keep from happening.
             answer = f" RETURNING {self._key}, pending, stale, contended, oldest" if self._postgresql else ""
             changes = [f"oldest = {self._now}", f"pending = {self._entry}"]
             return self._add(migration, keys, mark, changes, f" WHERE {free}{answer}")
