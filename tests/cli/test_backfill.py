@@ -169,6 +169,15 @@ def test_processes_do_the_parts(application):
     assert application.users("new") == application.users("old")
 
 
+@pytest.mark.parametrize("command", ["backfill", "verify"])
+def test_processes_leave_stdout_alone(blocking, command):
+    """What the application prints in a worker, and the log events there, are not in the result."""
+    done = blocking.run(command, "--processes", "--workers", "2", "--json")
+    assert json.loads(done.stdout)["job"] == command
+    assert done.stderr.count("the application prints") >= 2  # here, and in a worker
+    assert "opened_wider" in done.stderr or command == "verify"
+
+
 def test_what_new_refuses_is_left(application):
     """Rows that New cannot take make the exit code 1, and it is said how many, and what to do."""
     application.let_new_refuse("secret-value-7", "secret-value-8")

@@ -64,7 +64,9 @@ def _processes(workers: int) -> Iterator[Executor]:
 
 
 def _begin_worker() -> None:
-    """In a worker: Ctrl-C is for who waits for it, and without whom it ends."""
+    """In a worker: Ctrl-C is for who waits for it, and without whom it ends. Stdout has the result alone."""
+    with contextlib.suppress(OSError):  # there is no stderr
+        os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="zddm-parent", daemon=True).start()
 
