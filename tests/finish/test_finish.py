@@ -32,7 +32,7 @@ def finished(*arguments):
 def test_a_migration_ends(pair, tmp_path):
     """Killed and under live writes a backfill ends, verify finds just what differs, and it is time to cut over."""
     path = tmp_path / "figures.json"
-    run = finished("--rows", "20000", "--kills", "1", "--seed", "11", "--pair", pair, "--json", str(path))
+    run = finished("--rows", "10000", "--kills", "1", "--seed", "11", "--pair", pair, "--json", str(path))
     assert run.returncode == 0, run.stdout
     (figures,) = json.loads(path.read_text())["runs"]
     assert figures["live"]["kills"] == 1
