@@ -43,7 +43,7 @@ def test_without_a_terminal(application):
     assert done.returncode == 0
     assert "this backfill covers all" in done.stderr
     assert f": {300 - copied} copied, {copied} in New already." in done.stdout
-    assert "zddm verify app:proxy" in done.stdout
+    assert done.stdout.endswith(f"zddm verify app:proxy --app-dir {application.folder}\n")
     assert application.users("new") == application.users("old")
 
 
@@ -65,7 +65,7 @@ def test_on_a_terminal(application, columns):
     assert "300 copied" in shown
     assert "rows/s" in shown
     assert "waits: the limit" in shown
-    assert shown.rstrip().endswith("Next, compare the stores: zddm verify app:proxy")
+    assert "Next, compare the stores: zddm verify app:proxy --app-dir " in shown
     assert application.users("new") == application.users("old")
 
 
@@ -96,6 +96,16 @@ def test_json_is_one_object(application):
     assert (told["job"], told["complete"], told["rows"], told["copied"]) == ("backfill", True, 300, 300)
     assert "rows/s" not in done.stderr
     assert "the application prints" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["backfill", "repair", "verify", "status"])
+def test_what_the_application_prints_last_is_no_result(blocking, command):
+    """Stdout has the result alone, also where the application prints after it, as its threads do."""
+    with (blocking.folder / "app.py").open("a") as module:
+        module.write("\nimport atexit\natexit.register(print, 'the last that the application prints')\n")
+    done = blocking.run(command, "--json")
+    assert isinstance(json.loads(done.stdout), dict)
+    assert "the last that the application prints" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -185,7 +195,7 @@ def test_what_new_refuses_is_left(application):
     assert done.returncode == 1
     assert ": 298 copied." in done.stdout
     assert "2 refused by New: they are stale, and Old serves them." in done.stdout
-    assert "then: zddm repair app:proxy" in done.stdout
+    assert f"then: zddm repair app:proxy --app-dir {application.folder}\n" in done.stdout
     done = application.run("backfill", "--json")
     assert done.returncode == 1
     assert [json.loads(done.stdout)[name] for name in ("complete", "refused")] == [False, 2]

@@ -17,7 +17,7 @@ from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TextIO, TypeVar, cast
 
 import click
 
@@ -50,7 +50,6 @@ __all__ = [
     "restart_option",
     "rows_of",
     "target_argument",
-    "tell",
     "waiting_of",
     "workers_option",
 ]
@@ -150,11 +149,27 @@ class Job(Protocol[T_co]):
 
 
 class LoadedTarget:
-    """A proxy of either world, and what runs its methods: for an `AsyncProxy` one event loop, the same for all."""
+    """A proxy of either world, and what runs its methods: for an `AsyncProxy` one event loop, the same for all.
 
-    def __init__(self, name: str, proxy: Proxy[Any, Any] | AsyncProxy[Any, Any], stack: ExitStack) -> None:
+    Attributes:
+        name: the TARGET that was given.
+        arguments: what names it on a command line: TARGET, and --app-dir where it was given.
+        proxy: the proxy.
+        stdout: where the result goes, and nothing else.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        app_dir: str,
+        proxy: Proxy[Any, Any] | AsyncProxy[Any, Any],
+        stack: ExitStack,
+        stdout: TextIO,
+    ) -> None:
         self.name = name
+        self.arguments = [name, *(() if app_dir == "." else ("--app-dir", app_dir))]
         self.proxy = proxy
+        self.stdout = stdout
         self._runner = stack.enter_context(asyncio.Runner()) if isinstance(proxy, AsyncProxy) else None
 
     def call(self, function: Callable[[], T | Awaitable[T]]) -> T:
@@ -183,6 +198,18 @@ class LoadedTarget:
         except KeyboardInterrupt:
             _hint(f"Ended at once: the page in progress is done again. Go on with: {again()}")
             raise
+
+    def command(self, name: str, *options: str) -> str:
+        """The command line of another command for the same migration."""
+        return shlex.join(["zddm", name, *self.arguments, *options])
+
+    def tell(self, lines: Iterable[str], document: Mapping[str, object], *, as_json: bool) -> None:
+        """Print a result to stdout. Where nobody reads it, the exit code still tells."""
+        try:
+            click.echo(json.dumps(document) if as_json else "\n".join(lines), file=self.stdout)
+        except OSError:
+            with contextlib.suppress(OSError):  # or Python complains of it when it ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stdout.fileno())
 
     def wait_for_write_rate(self, seconds: float = 5.0) -> None:
         """Wait until New may be written to, for LaunchDarkly may not have answered yet.
@@ -238,17 +265,18 @@ def explained() -> Iterator[None]:
 def load_target(target: str, app_dir: str = ".") -> Iterator[LoadedTarget]:
     """The proxy that `target` names; it is closed afterwards where it was made for us.
 
-    Meanwhile what the application prints goes to stderr, so that stdout has the result alone.
+    What the application prints goes to stderr, so that stdout has the result alone; also afterwards, for its
+    threads may go on, and a LaunchDarkly client's do.
 
     Raises:
         CouldNotRun: there is no such proxy, its module raises, or its ledger is not shared.
     """
     folder = str(Path(app_dir).resolve())
     sys.path.insert(0, folder)
+    stdout, sys.stdout = sys.stdout, sys.stderr
     with ExitStack() as stack:
-        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         proxy, ours = _load(target, folder)
-        loaded = LoadedTarget(target, proxy, stack)
+        loaded = LoadedTarget(target, app_dir, proxy, stack, stdout)
         if ours:
             stack.callback(_close, loaded)
         if not proxy.ledger_is_shared:
@@ -484,15 +512,6 @@ def percent(share: float) -> str:
     """A share as percent: never as all where it is not, nor as nothing."""
     rounded = f"{share * 100:.4g}"
     return f"{share * 100!r} %" if (rounded == "100") != (share == 1) else f"{rounded} %"
-
-
-def tell(lines: Iterable[str], document: Mapping[str, object], *, as_json: bool) -> None:
-    """Print a result to stdout. Where nobody reads it, the exit code still tells."""
-    try:
-        click.echo(json.dumps(document) if as_json else "\n".join(lines))
-    except OSError:
-        with contextlib.suppress(OSError):  # or Python complains of it when it ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _hint(text: str) -> None:

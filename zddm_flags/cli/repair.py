@@ -93,7 +93,7 @@ def repair(
             with explained():
                 status = loaded.call(loaded.proxy.migration_status)
             if status.verify is None:
-                raise CouldNotRun(f"no verify was run, so that none found anything: zddm verify {target}")
+                raise CouldNotRun(f"no verify was run, so that none found anything: {loaded.command('verify')}")
         options: dict[str, Any] = {
             "found_by_verify": from_verify,
             "everything": everything,
@@ -110,4 +110,4 @@ def repair(
             job = Repair(loaded.proxy, **options)
         title = f"Repair of {loaded.proxy.name}" + (", changing nothing" if dry_run else "")
         result = loaded.run_job(job, make_screen(title, plain=plain, as_json=as_json))
-    return tell_repair(result, target, as_json=as_json)
+    return tell_repair(result, loaded, as_json=as_json)

@@ -46,7 +46,7 @@ def reset(target: str, new_was_emptied: bool, yes: bool, app_dir: str) -> int:
 
     It is refused where the rate is above 0, New holds anything, or an operation is in progress.
     """
-    from zddm_flags.cli.jobs import explained, load_target, percent, tell
+    from zddm_flags.cli.jobs import explained, load_target, percent
     from zddm_flags.cli.status_report import wait_for_flag
 
     if not yes and (sys.stdin is None or not sys.stdin.isatty()):
@@ -71,7 +71,7 @@ def reset(target: str, new_was_emptied: bool, yes: bool, app_dir: str) -> int:
             raise CouldNotRun("that is not the name: nothing was changed")
         with explained():
             left = loaded.call(lambda: proxy.reset_ledger(new_was_emptied=new_was_emptied))
-    tell(
+    loaded.tell(
         [
             f"The ledger of {proxy.name!r} is as at the beginning: {_held(left, percent(left.opened))}.",
             "Raise the rate to begin anew.",

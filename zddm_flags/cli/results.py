@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from zddm_flags.cli.jobs import INTERRUPTED, again, duration, percent, tell
+from zddm_flags.cli.jobs import INTERRUPTED, LoadedTarget, again, duration, percent
 from zddm_flags.ledger import MAX_KEY_BYTES
 from zddm_flags.results import BackfillResult, RepairResult
 
 __all__ = ["tell_backfill", "tell_repair"]
 
 
-def tell_backfill(result: BackfillResult, target: str, *, as_json: bool) -> int:
+def tell_backfill(result: BackfillResult, loaded: LoadedTarget, *, as_json: bool) -> int:
     """Print what a backfill did, and return the exit code."""
-    lines = _backfill_lines(result, target)
-    tell(lines, {"job": "backfill", **asdict(result), "complete": result.complete}, as_json=as_json)
+    lines = _backfill_lines(result, loaded)
+    loaded.tell(lines, {"job": "backfill", **asdict(result), "complete": result.complete}, as_json=as_json)
     return _exit_code(finished=result.finished, complete=result.complete)
 
 
-def tell_repair(result: RepairResult, target: str, *, as_json: bool) -> int:
+def tell_repair(result: RepairResult, loaded: LoadedTarget, *, as_json: bool) -> int:
     """Print what a repair did, or would do, and return the exit code."""
     complete = result.finished and not result.keys if result.dry_run else result.complete
-    lines = _dry_run_lines(result) if result.dry_run else _repair_lines(result, target)
-    tell(lines, {"job": "repair", **asdict(result), "complete": complete}, as_json=as_json)
+    lines = _dry_run_lines(result) if result.dry_run else _repair_lines(result, loaded)
+    loaded.tell(lines, {"job": "repair", **asdict(result), "complete": complete}, as_json=as_json)
     return _exit_code(finished=result.finished, complete=complete)
 
 
@@ -32,7 +32,7 @@ def _exit_code(*, finished: bool, complete: bool) -> int:
     return 0 if complete else 1
 
 
-def _backfill_lines(result: BackfillResult, target: str) -> list[str]:
+def _backfill_lines(result: BackfillResult, loaded: LoadedTarget) -> list[str]:
     counts = _counts(
         (result.copied, "copied"),
         (result.present, "in New already"),
@@ -52,18 +52,18 @@ def _backfill_lines(result: BackfillResult, target: str) -> list[str]:
         ),
     )
     if result.refused or result.pending:
-        lines.append(f"See why (the events that New failed say so), then: zddm repair {target}")
+        lines.append(f"See why (the events that New failed say so), then: {loaded.command('repair')}")
     if result.not_covered:
         lines.append(
             f"Covered are {percent(result.covered)} of the keys: raise the write rate, and run this again for the "
             "others."
         )
     else:
-        lines.append(f"Next, compare the stores: zddm verify {target}")
+        lines.append(f"Next, compare the stores: {loaded.command('verify')}")
     return lines
 
 
-def _repair_lines(result: RepairResult, target: str) -> list[str]:
+def _repair_lines(result: RepairResult, loaded: LoadedTarget) -> list[str]:
     counts = _counts(
         (result.copied, "copied"), (result.deleted, "deleted from New"), (result.absent, "in neither store")
     )
@@ -80,7 +80,7 @@ def _repair_lines(result: RepairResult, target: str) -> list[str]:
         (result.not_found, "in neither store, so that their marks stay"),
     )
     if result.complete:
-        lines.append(f"Next, compare the stores: zddm verify {target}")
+        lines.append(f"Next, compare the stores: {loaded.command('verify')}")
     return lines
 
 
