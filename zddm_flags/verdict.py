@@ -75,9 +75,9 @@ def _verify_reasons(backfill: Plan | None, verify: Plan | None) -> list[str]:
     counts = verify.result.get("counts", {})
     different = sum(int(counts.get(name, 0)) for name in ("changed", "missing", "extra", "too_long"))
     if different:
+        verb = "differs" if different == 1 else "differ"
         reasons.append(
-            f"the last verify found {_keys(different)} that {'differs' if different == 1 else 'differ'}: run repair "
-            "--from-verify, then verify"
+            f"the last verify found {_keys(different)} that {verb}: run repair --from-verify, then verify"
         )
     uncertain = sum(int(counts.get(name, 0)) for name in ("unsure", "failed"))
     if uncertain:

@@ -194,7 +194,7 @@ def test_what_new_refuses_is_left(application):
     done = application.run("backfill")
     assert done.returncode == 1
     assert ": 298 copied." in done.stdout
-    assert "2 refused by New: they are stale, and Old serves them." in done.stdout
+    assert "2 refused by New, and stale, so that Old serves what it has." in done.stdout
     assert f"then: zddm repair app:proxy --app-dir {application.folder}\n" in done.stdout
     done = application.run("backfill", "--json")
     assert done.returncode == 1

@@ -67,7 +67,7 @@ def test_what_a_verify_found(application):
     done = application.run("repair", "--from-verify")
     assert done.returncode == 1
     assert "Repaired 10 rows" in done.stdout
-    assert "1 left in New, though Old lacks them, and stale: --delete-extra deletes them." in done.stdout
+    assert "1 left in New, though not in Old: run this again with --delete-extra." in done.stdout
     assert application.users("new") == {**application.users("old"), "secret-extra": "secret-value"}
     done = application.run("repair", "--from-verify", "--delete-extra", "--json")
     assert done.returncode == 0
@@ -86,9 +86,16 @@ def test_without_a_verify_it_is_said(blocking):
 def test_keys_above_the_rate(blocking):
     """Keys above the write rate are left, unless --all is given."""
     blocking.python(STALE)
+    done = blocking.run("repair", "--dry-run", rate=0.25)
+    told = re.match(
+        r"200 rows to repair: (\d+) would be copied, (\d+) above the write rate, to be left without --all\.\n",
+        done.stdout,
+    )
+    assert told is not None, done.stdout
+    assert int(told[1]) + int(told[2]) == 200
     done = blocking.run("repair", rate=0.25)
     assert done.returncode == 1
-    assert re.search(r"1\d\d left, for they are above the write rate: raise it, or give --all\.", done.stdout)
+    assert re.search(r"1\d\d left, above the write rate: raise it, or give --all\.", done.stdout)
     assert blocking.run("repair", "--all", rate=0.25).returncode == 0
     assert blocking.users("new") == blocking.users("old")
 
@@ -99,7 +106,9 @@ def test_what_new_refuses_is_left(blocking):
     blocking.python(STALE)
     done = blocking.run("repair")
     assert done.returncode == 1
-    assert "1 refused by New: they are stale, and Old serves them." in done.stdout
+    assert (
+        "1 refused by New, and stale, so that Old serves what it has: see why, and run this again." in done.stdout
+    )
 
 
 def test_on_a_terminal(application):

@@ -189,7 +189,7 @@ def test_what_it_says_while_it_waits_and_ends():
         "operations on some keys are in progress, or were left by a crash",
         ", and goes on from the last page that was saved",
         "refused by New",
-        "left, for operations on them went on for too long, or New failed",
+        "left, for operations went on for too long, or New failed",
         "too long for a ledger",
     ):
         assert quoted in sources

@@ -22,6 +22,7 @@ from typing import Any, Protocol, TextIO, TypeVar, cast
 import click
 
 from zddm_flags import AsyncProxy, Proxy
+from zddm_flags.cli.words import counted
 from zddm_flags.errors import BadTarget, ZddmError
 from zddm_flags.jobs import Progress
 from zddm_flags.targets import load
@@ -120,8 +121,8 @@ patience_option = click.option(
     "patience_seconds",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    default=60.0,
-    show_default="60",
+    default=60,
+    show_default=True,
     help="For how long a store or the ledger may fail, at a stretch, before this gives up.",
 )
 restart_option = click.option(
@@ -394,7 +395,7 @@ class _Follower:
         before = progress.rows - progress.rows_now
         if before and not self._told_before:
             self._told_before = True
-            self._screen.note(f"Goes on where an earlier run was, after {before:,} rows.")
+            self._screen.note(f"Goes on where an earlier run was, after {counted(before, 'row')}.")
         self._screen.show(progress, last=last)
 
     def _show(self, act: Callable[[], None]) -> None:
@@ -474,8 +475,9 @@ class _Lines:
 
 def rows_of(progress: Progress) -> str:
     """How many rows, of about how many."""
-    of = "" if progress.expected is None else f" of about {progress.expected:,}"
-    return f"{progress.rows:,}{of} rows"
+    if progress.expected is None:
+        return counted(progress.rows, "row")
+    return f"{progress.rows:,} of about {counted(progress.expected, 'row')}"
 
 
 def counts_of(progress: Progress) -> str:

@@ -50,7 +50,7 @@ Exit codes:
 @click.option(
     "--delete-extra",
     is_flag=True,
-    help="Delete from New the keys that Old lacks. Without it they stay in New, and stay stale.",
+    help="Delete from New the keys that Old lacks. Without it they stay in New, as stale as they were.",
 )
 @click.option("--dry-run", is_flag=True, help="Change nothing, and tell what would be done.")
 @per_second_option

@@ -31,8 +31,8 @@ Exit codes, with --watch by the last look:
     "--every",
     type=click.FloatRange(min=0.1, max=86_400),
     metavar="SECONDS",
-    default=2.0,
-    show_default="2",
+    default=2,
+    show_default=True,
     help="With --watch: how often to look.",
 )
 @app_dir_option

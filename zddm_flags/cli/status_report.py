@@ -85,8 +85,10 @@ def _job_lines(name: str, job: JobStatus | None) -> Iterator[str]:
         return
     heard = duration(job.saved_seconds_ago)
     rows = job.counts.get("rows", 0)
-    expected = f" of about {job.expected:,}" if job.expected is not None and job.state != "finished" else ""
-    yield _row(name, f"{job.state}, last heard of {heard} ago: {rows:,}{expected} keys looked at")
+    looked_at = counted(rows, "key")
+    if job.expected is not None and job.state != "finished":
+        looked_at = f"{rows:,} of about {counted(job.expected, 'key')}"
+    yield _row(name, f"{job.state}, last heard of {heard} ago: {looked_at} looked at")
     if job.state == "running" and job.saved_seconds_ago > _SILENT_SECONDS:
         yield _row("", "it waits, or its process has ended: then run it again, and it goes on where it was")
     rest = [f"{count:,} {_word(what)}" for what, count in job.counts.items() if what != "rows" and count]
