@@ -234,7 +234,7 @@ def test_at_rate_0_it_does_not_begin(application):
     """A flag at 0 is waited for, for a moment, and then said, with the exit code 2."""
     done = application.run("backfill", rate=0.0)
     assert done.returncode == 2
-    assert "the gate writes 0 % of the keys to New: it is at 0 or killed" in done.stderr
+    assert "the gate writes 0 % of the keys to New. Nothing may be copied then." in done.stderr
     assert "Raise the write rate" in done.stderr
     assert application.users("new") == {}
 
@@ -253,8 +253,10 @@ proxy = Proxy(TrafficGate(1.0), InMemoryAdapter(), InMemoryAdapter(), name="user
         ("nothere:proxy", "there is no module 'nothere'"),
         ("app:nothing", "app has no 'nothing'"),
         ("app:RATE", "app:RATE is a float: name a Proxy, an AsyncProxy, or a function that makes one"),
-        ("app:Table", "app:Table raised TypeError"),
-        ("broken:proxy", "broken:proxy raised KeyError in broken.py, line 2. To see all of it: python"),
+        ("app:Table", "app:Table raised TypeError. To see all of it, in "),
+        ("app:Table", '-c "import app; app.Table()"'),
+        ("broken:proxy", "broken:proxy raised KeyError in broken.py, line 2. To see all of it, in "),
+        ("broken:proxy", '-c "import broken"'),
         ("leaving:proxy", "leaving:proxy raised SystemExit in leaving.py, line 1"),
         (
             "importing:proxy",

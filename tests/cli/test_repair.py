@@ -48,6 +48,7 @@ def test_stale_keys_are_copied(application):
     done = application.run("repair", "--dry-run")
     assert done.returncode == 1
     assert done.stdout.startswith("200 rows to repair: 200 would be copied.\nNothing was changed")
+    assert "Changing nothing: what is counted is what would be done.\n" in done.stderr
     assert application.users("new") == before
     done = application.run("repair")
     assert done.returncode == 0, done.stderr
@@ -174,4 +175,4 @@ def test_a_target_that_cannot_be_used(blocking):
     (blocking.folder / "app.py").write_text("raise RuntimeError('secret')\n")
     done = blocking.run("repair")
     assert done.returncode == 2
-    assert "app:proxy raised RuntimeError in app.py, line 1. To see all of it: python" in done.stderr
+    assert "app:proxy raised RuntimeError in app.py, line 1. To see all of it, in " in done.stderr

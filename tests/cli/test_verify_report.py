@@ -150,8 +150,10 @@ def test_a_target_is_quoted_for_the_shell():
         (
             {"whole": False, "extra_checked": False},
             {"limit": 2000},
-            "Every key was compared with its value, up to 2,000 keys of Old.\n"
-            "Keys that only New has were not looked for, by --limit.\nThis was not the whole",
+            (
+                "Every key was compared with its value, up to 2,000 keys of Old.\n"
+                "Keys that only New has were not looked for, by --limit.\nThis was not the whole"
+            ),
         ),
         ({"whole": False}, {"only_keys": True}, "Every key was looked for, and no value compared."),
         ({"extra_checked": False}, {}, "not looked for: New's adapter has no scan()."),

@@ -22,7 +22,7 @@ from typing import Any, Protocol, TextIO, TypeVar, cast
 import click
 
 from zddm_flags import AsyncProxy, Proxy
-from zddm_flags.cli.words import counted
+from zddm_flags.cli.words import counted, outcome
 from zddm_flags.errors import BadTarget, ZddmError
 from zddm_flags.jobs import Progress
 from zddm_flags.targets import load
@@ -227,9 +227,10 @@ class LoadedTarget:
     def _why_no_writes(self) -> str:
         if not self.proxy.enabled:
             return f"the proxy of {self.name} is disabled, so that nothing is written to New: let it be enabled"
+        why = ": it is at 0 or killed, or LaunchDarkly did not answer" if self.proxy.gate.flag_key else ""
         return (
-            f"{self.rate_source} writes 0 % of the keys to New: it is at 0 or killed, or LaunchDarkly did not "
-            "answer. Nothing may be copied then. Raise the write rate, and run this again"
+            f"{self.rate_source} writes 0 % of the keys to New{why}. Nothing may be copied then. Raise the write "
+            "rate, and run this again"
         )
 
     @property
@@ -298,11 +299,16 @@ def _load(target: str, folder: str) -> tuple[Proxy[Any, Any] | AsyncProxy[Any, A
     except (ImportError, ZddmError) as error:  # their texts name modules and arguments, never keys
         raise CouldNotRun(f"{target} raised {type(error).__name__}{_place(error, folder)}: {error}") from error
     except (Exception, SystemExit) as error:
-        module = target.partition(":")[0]
         raise CouldNotRun(
-            f"{target} raised {type(error).__name__}{_place(error, folder)}. To see all of it: "
-            f'{Path(sys.executable).name} -c "import {module}"'
+            f"{target} raised {type(error).__name__}{_place(error, folder)}. To see all of it, in {folder}: "
+            f'{Path(sys.executable).name} -c "{_statement(target)}"'
         ) from error
+
+
+def _statement(target: str) -> str:
+    """Python that raises what `target` did: its module, or where that is there, the function that it names."""
+    module, _, function = target.partition(":")
+    return f"import {module}; {module}.{function}()" if module in sys.modules else f"import {module}"
 
 
 def _place(error: BaseException, folder: str) -> str:
@@ -483,7 +489,7 @@ def rows_of(progress: Progress) -> str:
 def counts_of(progress: Progress) -> str:
     """What came of the rows."""
     counts = {name: number for name, number in progress.counts.items() if number and name not in _NO_OUTCOMES}
-    return ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in counts.items())
+    return ", ".join(f"{number:,} {outcome(name)}" for name, number in counts.items())
 
 
 _NO_OUTCOMES = {"rows", "keys"}

@@ -108,6 +108,8 @@ def repair(
             job = AsyncRepair(loaded.proxy, **options)
         else:
             job = Repair(loaded.proxy, **options)
-        title = f"Repair of {loaded.proxy.name}" + (", changing nothing" if dry_run else "")
-        result = loaded.run_job(job, make_screen(title, plain=plain, as_json=as_json))
+        screen = make_screen(f"Repair of {loaded.proxy.name}", plain=plain, as_json=as_json)
+        if dry_run:
+            screen.note("Changing nothing: what is counted is what would be done.")
+        result = loaded.run_job(job, screen)
     return tell_repair(result, loaded, as_json=as_json)
