@@ -25,9 +25,12 @@ def reasons_not_to_cut_over(
     if rollout.read < 1:
         reasons.append(f"the flag reads {_share(rollout.read)} of the keys from New: raise it to 1")
     if summary.opened < 1:
-        reasons.append(f"New was only ever opened for {_share(summary.opened)} of the keys")
+        reasons.append(
+            f"New was only ever opened for {_share(summary.opened)} of the keys: run backfill at a rate of 1"
+        )
     if summary.stale:
-        reasons.append(f"{summary.stale:,} keys are stale, and served by Old: run repair")
+        verb = "is" if summary.stale == 1 else "are"
+        reasons.append(f"{_keys(summary.stale)} {verb} stale, and served by Old: run repair")
     oldest = summary.oldest_pending_seconds
     if oldest is not None and oldest > token_seconds:
         reasons.append(
@@ -57,7 +60,7 @@ def _backfill_reasons(plan: Plan | None) -> list[str]:
     left = sum(int(counts.get(name, 0)) for name in ("refused", "pending", "too_long"))
     if left:
         reasons.append(
-            f"the last backfill left {left:,} keys that it could not copy: run repair, then backfill and verify "
+            f"the last backfill left {_keys(left)} that it could not copy: run repair, then backfill and verify "
             "again"
         )
     return reasons
@@ -72,12 +75,13 @@ def _verify_reasons(backfill: Plan | None, verify: Plan | None) -> list[str]:
     counts = verify.result.get("counts", {})
     different = sum(int(counts.get(name, 0)) for name in ("changed", "missing", "extra", "too_long"))
     if different:
+        verb = "differs" if different == 1 else "differ"
         reasons.append(
-            f"the last verify found {different:,} keys that differ: run repair --from-verify, then verify"
+            f"the last verify found {_keys(different)} that {verb}: run repair --from-verify, then verify"
         )
     uncertain = sum(int(counts.get(name, 0)) for name in ("unsure", "failed"))
     if uncertain:
-        reasons.append(f"the last verify could not compare {uncertain:,} keys: run it again")
+        reasons.append(f"the last verify could not compare {_keys(uncertain)}: run it again")
     if not verify.result.get("whole"):
         reasons.append("the last verify looked at some keys only, or not at their values: run it without options")
     if not verify.result.get("extra_checked"):
@@ -89,4 +93,8 @@ def _verify_reasons(backfill: Plan | None, verify: Plan | None) -> list[str]:
 
 def _share(rate: float) -> str:
     """Rounded down: what is not all of them does not read as if it were."""
-    return f"{math.floor(rate * 1_000_000) / 10_000:.4f}%"
+    return f"{math.floor(rate * 1_000_000) / 10_000:g} %"
+
+
+def _keys(number: int) -> str:
+    return "1 key" if number == 1 else f"{number:,} keys"

@@ -43,7 +43,7 @@ def test_without_a_terminal(application):
     assert done.returncode == 0
     assert "this backfill covers all" in done.stderr
     assert f": {300 - copied} copied, {copied} in New already." in done.stdout
-    assert "zddm verify app:proxy" in done.stdout
+    assert done.stdout.endswith(f"zddm verify app:proxy --app-dir {application.folder}\n")
     assert application.users("new") == application.users("old")
 
 
@@ -65,7 +65,7 @@ def test_on_a_terminal(application, columns):
     assert "300 copied" in shown
     assert "rows/s" in shown
     assert "waits: the limit" in shown
-    assert shown.rstrip().endswith("Next, compare the stores: zddm verify app:proxy")
+    assert "Next, compare the stores: zddm verify app:proxy --app-dir " in shown
     assert application.users("new") == application.users("old")
 
 
@@ -96,6 +96,16 @@ def test_json_is_one_object(application):
     assert (told["job"], told["complete"], told["rows"], told["copied"]) == ("backfill", True, 300, 300)
     assert "rows/s" not in done.stderr
     assert "the application prints" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["backfill", "repair", "verify", "status"])
+def test_what_the_application_prints_last_is_no_result(blocking, command):
+    """Stdout has the result alone, also where the application prints after it, as its threads do."""
+    with (blocking.folder / "app.py").open("a") as module:
+        module.write("\nimport atexit\natexit.register(print, 'the last that the application prints')\n")
+    done = blocking.run(command, "--json")
+    assert isinstance(json.loads(done.stdout), dict)
+    assert "the last that the application prints" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -184,8 +194,8 @@ def test_what_new_refuses_is_left(application):
     done = application.run("backfill")
     assert done.returncode == 1
     assert ": 298 copied." in done.stdout
-    assert "2 refused by New: they are stale, and Old serves them." in done.stdout
-    assert "then: zddm repair app:proxy" in done.stdout
+    assert "2 refused by New, and stale, so that Old serves what it has." in done.stdout
+    assert f"then: zddm repair app:proxy --app-dir {application.folder}\n" in done.stdout
     done = application.run("backfill", "--json")
     assert done.returncode == 1
     assert [json.loads(done.stdout)[name] for name in ("complete", "refused")] == [False, 2]
@@ -224,7 +234,7 @@ def test_at_rate_0_it_does_not_begin(application):
     """A flag at 0 is waited for, for a moment, and then said, with the exit code 2."""
     done = application.run("backfill", rate=0.0)
     assert done.returncode == 2
-    assert "the gate writes 0 % of the keys to New: it is at 0 or killed" in done.stderr
+    assert "the gate writes 0 % of the keys to New. Nothing may be copied then." in done.stderr
     assert "Raise the write rate" in done.stderr
     assert application.users("new") == {}
 
@@ -243,8 +253,10 @@ proxy = Proxy(TrafficGate(1.0), InMemoryAdapter(), InMemoryAdapter(), name="user
         ("nothere:proxy", "there is no module 'nothere'"),
         ("app:nothing", "app has no 'nothing'"),
         ("app:RATE", "app:RATE is a float: name a Proxy, an AsyncProxy, or a function that makes one"),
-        ("app:Table", "app:Table raised TypeError"),
-        ("broken:proxy", "broken:proxy raised KeyError in broken.py, line 2. To see all of it: python"),
+        ("app:Table", "app:Table raised TypeError. To see all of it, in "),
+        ("app:Table", '-c "import app; app.Table()"'),
+        ("broken:proxy", "broken:proxy raised KeyError in broken.py, line 2. To see all of it, in "),
+        ("broken:proxy", '-c "import broken"'),
         ("leaving:proxy", "leaving:proxy raised SystemExit in leaving.py, line 1"),
         (
             "importing:proxy",

@@ -47,7 +47,7 @@ def test_the_name_is_typed(application):
     """On a terminal it says what is cleared and what the risk is, and goes on once the name is typed."""
     with terminal(application) as shell:
         asked = shell.until("Type users to go on: ")
-        assert "1 stale keys, opened 100 %, 0 operations in progress" in asked
+        assert "1 stale key, opened 100 %, 0 operations in progress" in asked
         assert "Whatever is still in New is trusted from then on, wrong or not." in asked
         assert not is_cleared(application)
         shell.type("users\n")
@@ -112,7 +112,7 @@ def test_yes_does_not_ask(application):
     """With --yes it is done, and what was held is told all the same."""
     done = application.run("reset", "--yes", rate=0.0)
     assert done.returncode == 0, done.stderr
-    assert "1 stale keys, opened 100 %" in done.stderr
+    assert "1 stale key, opened 100 %" in done.stderr
     assert "Type" not in done.stderr
     assert "Raise the rate to begin anew." in done.stdout
     assert is_cleared(application)
@@ -152,7 +152,7 @@ def test_an_operation_in_progress_is_refused(blocking):
     )
     done = blocking.run("reset", "--yes", rate=0.0)
     assert done.returncode == 2
-    assert "1 operations in progress" in done.stderr
+    assert "1 operation in progress" in done.stderr
     assert "those are reaped after" in done.stderr
     assert not is_cleared(blocking)
 

@@ -72,7 +72,7 @@ def test_stale_keys_and_differences_are_reasons(blocking):
     done = blocking.run("status")
     assert done.returncode == 1
     assert re.search(r"^  stale keys +1   \(served by Old\)$", done.stdout, re.MULTILINE)
-    assert reasons(done) == ["1 keys are stale, and served by Old: run repair"]
+    assert reasons(done) == ["1 key is stale, and served by Old: run repair"]
     blocking.sql("new", "DELETE FROM users WHERE id = 'secret-key-2'")
     assert blocking.run("verify").returncode == 1
     assert "the last verify found 2 keys that differ" in "\n".join(reasons(blocking.run("status")))

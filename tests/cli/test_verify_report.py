@@ -150,7 +150,10 @@ def test_a_target_is_quoted_for_the_shell():
         (
             {"whole": False, "extra_checked": False},
             {"limit": 2000},
-            "its value.\nKeys that only New has were not looked for, by --limit.\nThis was not the whole",
+            (
+                "Every key was compared with its value, up to 2,000 keys of Old.\n"
+                "Keys that only New has were not looked for, by --limit.\nThis was not the whole"
+            ),
         ),
         ({"whole": False}, {"only_keys": True}, "Every key was looked for, and no value compared."),
         ({"extra_checked": False}, {}, "not looked for: New's adapter has no scan()."),
@@ -166,6 +169,7 @@ def test_a_target_is_quoted_for_the_shell():
             "No key was marked stale, by --no-mark: New goes on serving what differs",
         ),
         ({"unsure": 2}, {}, "run verify again"),
+        ({"unsure": 2}, {}, "Every other key was compared with its value."),
         ({"failed": 2}, {}, "failed                  2   the comparison raised"),
         ({"too_long": 2}, {}, "too long for any ledger"),
         ({"changed": 3, "fields": {"name": 1, "email": 2}}, {}, "           2   email\n             1   name"),
@@ -174,6 +178,13 @@ def test_a_target_is_quoted_for_the_shell():
 def test_what_was_looked_at_is_said_plainly(changes, options, said):
     """The report says what was compared, what was not, and what the counts mean."""
     assert said in text(report(result(**changes), **options))
+
+
+def test_a_verify_that_was_stopped_does_not_say_that_it_looked_at_all():
+    """What was to be looked at is told only of a verify that came to the end."""
+    told = text(report(result(finished=False)))
+    assert "was compared" not in told
+    assert "looked for" not in told
 
 
 def test_a_field_cannot_write_to_the_terminal():

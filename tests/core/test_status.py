@@ -58,8 +58,8 @@ class TestReasons:
     @pytest.mark.parametrize(
         ("rollout", "told"),
         [
-            (Rollout(read=0.5, write=1.0), "reads 50.0000% of the keys from New: raise it to 1"),
-            (Rollout(read=0.0, write=1.0), "reads 0.0000% of the keys from New: raise it to 1"),
+            (Rollout(read=0.5, write=1.0), "reads 50 % of the keys from New: raise it to 1"),
+            (Rollout(read=0.0, write=1.0), "reads 0 % of the keys from New: raise it to 1"),
         ],
     )
     async def test_reads(self, world: World, rollout, told):
@@ -70,18 +70,18 @@ class TestReasons:
         """New does not get all writes yet, nor then all reads."""
         reasons = (await finished(world, 0.25).status()).reasons
         assert len(reasons) == 2
-        assert "writes 25.0000% of the keys to New: raise it to 1" in reasons[0]
+        assert "writes 25 % of the keys to New: raise it to 1" in reasons[0]
 
     @pytest.mark.parametrize("rate", [0.9999999, 1 - 2**-53])
     async def test_almost_all(self, world: World, rate):
         """What is told of a rate just below 1 is not that it is 1."""
         reasons = (await finished(world, rate).status()).reasons
         assert len(reasons) == 2
-        assert "100.0000%" not in " ".join(reasons)
+        assert "100 %" not in " ".join(reasons)
 
     async def test_opened(self, world: World):
         """New was never used for some keys."""
-        assert "only ever opened for 50.0000% of the keys" in await only_reason(finished(world, opened=0.5))
+        assert "only ever opened for 50 % of the keys" in await only_reason(finished(world, opened=0.5))
 
     async def test_stale(self, world: World):
         """Some keys are stale."""
@@ -128,7 +128,7 @@ class TestReasons:
         """The last backfill was of some keys only."""
         migration = finished(world)
         migration.plan("backfill", run="b1", result=COPIED | {"covered": 0.25})
-        assert "covered 25.0000% of the keys: run it again at a write rate of 1" in await only_reason(migration)
+        assert "covered 25 % of the keys: run it again at a write rate of 1" in await only_reason(migration)
 
     @pytest.mark.parametrize("left", ["refused", "pending", "too_long"])
     async def test_backfill_left_keys(self, world: World, left):
@@ -157,6 +157,19 @@ class TestReasons:
         migration = finished(world)
         migration.plan("verify", after="b1", result=EQUAL | {"counts": {kind: 3}})
         assert "found 3 keys that differ: run repair --from-verify, then verify" in await only_reason(migration)
+
+    async def test_one_key(self, world: World):
+        """What is told of a single key is said of one."""
+        migration = finished(world)
+        migration.distrust(1)
+        migration.plan("backfill", run="b1", result=COPIED | {"counts": {"refused": 1}})
+        migration.plan("verify", after="b1", result=EQUAL | {"counts": {"changed": 1, "unsure": 1}})
+        assert list((await migration.status()).reasons) == [
+            "1 key is stale, and served by Old: run repair",
+            "the last backfill left 1 key that it could not copy: run repair, then backfill and verify again",
+            "the last verify found 1 key that differs: run repair --from-verify, then verify",
+            "the last verify could not compare 1 key: run it again",
+        ]
 
     @pytest.mark.parametrize("kind", ["unsure", "failed"])
     async def test_verify_was_not_sure(self, world: World, kind):

@@ -110,7 +110,7 @@ def backfill(
         screen = make_screen(f"Backfill of {loaded.proxy.name}", plain=plain, as_json=as_json)
         screen.note(_covers(loaded.rate_source, loaded.proxy.gate.write_rate, everything=everything))
         result = loaded.run_job(job, screen)
-    return tell_backfill(result, target, as_json=as_json)
+    return tell_backfill(result, loaded, as_json=as_json)
 
 
 def _covers(source: str, write_rate: float, *, everything: bool) -> str:

@@ -17,11 +17,12 @@ from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TextIO, TypeVar, cast
 
 import click
 
 from zddm_flags import AsyncProxy, Proxy
+from zddm_flags.cli.words import counted, outcome
 from zddm_flags.errors import BadTarget, ZddmError
 from zddm_flags.jobs import Progress
 from zddm_flags.targets import load
@@ -50,7 +51,6 @@ __all__ = [
     "restart_option",
     "rows_of",
     "target_argument",
-    "tell",
     "waiting_of",
     "workers_option",
 ]
@@ -121,8 +121,8 @@ patience_option = click.option(
     "patience_seconds",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    default=60.0,
-    show_default="60",
+    default=60,
+    show_default=True,
     help="For how long a store or the ledger may fail, at a stretch, before this gives up.",
 )
 restart_option = click.option(
@@ -150,11 +150,27 @@ class Job(Protocol[T_co]):
 
 
 class LoadedTarget:
-    """A proxy of either world, and what runs its methods: for an `AsyncProxy` one event loop, the same for all."""
+    """A proxy of either world, and what runs its methods: for an `AsyncProxy` one event loop, the same for all.
 
-    def __init__(self, name: str, proxy: Proxy[Any, Any] | AsyncProxy[Any, Any], stack: ExitStack) -> None:
+    Attributes:
+        name: the TARGET that was given.
+        arguments: what names it on a command line: TARGET, and --app-dir where it was given.
+        proxy: the proxy.
+        stdout: where the result goes, and nothing else.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        app_dir: str,
+        proxy: Proxy[Any, Any] | AsyncProxy[Any, Any],
+        stack: ExitStack,
+        stdout: TextIO,
+    ) -> None:
         self.name = name
+        self.arguments = [name, *(() if app_dir == "." else ("--app-dir", app_dir))]
         self.proxy = proxy
+        self.stdout = stdout
         self._runner = stack.enter_context(asyncio.Runner()) if isinstance(proxy, AsyncProxy) else None
 
     def call(self, function: Callable[[], T | Awaitable[T]]) -> T:
@@ -184,6 +200,18 @@ class LoadedTarget:
             _hint(f"Ended at once: the page in progress is done again. Go on with: {again()}")
             raise
 
+    def command(self, name: str, *options: str) -> str:
+        """The command line of another command for the same migration."""
+        return shlex.join(["zddm", name, *self.arguments, *options])
+
+    def tell(self, lines: Iterable[str], document: Mapping[str, object], *, as_json: bool) -> None:
+        """Print a result to stdout. Where nobody reads it, the exit code still tells."""
+        try:
+            click.echo(json.dumps(document) if as_json else "\n".join(lines), file=self.stdout)
+        except OSError:
+            with contextlib.suppress(OSError):  # or Python complains of it when it ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stdout.fileno())
+
     def wait_for_write_rate(self, seconds: float = 5.0) -> None:
         """Wait until New may be written to, for LaunchDarkly may not have answered yet.
 
@@ -199,9 +227,10 @@ class LoadedTarget:
     def _why_no_writes(self) -> str:
         if not self.proxy.enabled:
             return f"the proxy of {self.name} is disabled, so that nothing is written to New: let it be enabled"
+        why = ": it is at 0 or killed, or LaunchDarkly did not answer" if self.proxy.gate.flag_key else ""
         return (
-            f"{self.rate_source} writes 0 % of the keys to New: it is at 0 or killed, or LaunchDarkly did not "
-            "answer. Nothing may be copied then. Raise the write rate, and run this again"
+            f"{self.rate_source} writes 0 % of the keys to New{why}. Nothing may be copied then. Raise the write "
+            "rate, and run this again"
         )
 
     @property
@@ -238,17 +267,18 @@ def explained() -> Iterator[None]:
 def load_target(target: str, app_dir: str = ".") -> Iterator[LoadedTarget]:
     """The proxy that `target` names; it is closed afterwards where it was made for us.
 
-    Meanwhile what the application prints goes to stderr, so that stdout has the result alone.
+    What the application prints goes to stderr, so that stdout has the result alone; also afterwards, for its
+    threads may go on, and a LaunchDarkly client's do.
 
     Raises:
         CouldNotRun: there is no such proxy, its module raises, or its ledger is not shared.
     """
     folder = str(Path(app_dir).resolve())
     sys.path.insert(0, folder)
+    stdout, sys.stdout = sys.stdout, sys.stderr
     with ExitStack() as stack:
-        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         proxy, ours = _load(target, folder)
-        loaded = LoadedTarget(target, proxy, stack)
+        loaded = LoadedTarget(target, app_dir, proxy, stack, stdout)
         if ours:
             stack.callback(_close, loaded)
         if not proxy.ledger_is_shared:
@@ -269,11 +299,16 @@ def _load(target: str, folder: str) -> tuple[Proxy[Any, Any] | AsyncProxy[Any, A
     except (ImportError, ZddmError) as error:  # their texts name modules and arguments, never keys
         raise CouldNotRun(f"{target} raised {type(error).__name__}{_place(error, folder)}: {error}") from error
     except (Exception, SystemExit) as error:
-        module = target.partition(":")[0]
         raise CouldNotRun(
-            f"{target} raised {type(error).__name__}{_place(error, folder)}. To see all of it: "
-            f'{Path(sys.executable).name} -c "import {module}"'
+            f"{target} raised {type(error).__name__}{_place(error, folder)}. To see all of it, in {folder}: "
+            f'{Path(sys.executable).name} -c "{_statement(target)}"'
         ) from error
+
+
+def _statement(target: str) -> str:
+    """Python that raises what `target` did: its module, or where that is there, the function that it names."""
+    module, _, function = target.partition(":")
+    return f"import {module}; {module}.{function}()" if module in sys.modules else f"import {module}"
 
 
 def _place(error: BaseException, folder: str) -> str:
@@ -366,7 +401,7 @@ class _Follower:
         before = progress.rows - progress.rows_now
         if before and not self._told_before:
             self._told_before = True
-            self._screen.note(f"Goes on where an earlier run was, after {before:,} rows.")
+            self._screen.note(f"Goes on where an earlier run was, after {counted(before, 'row')}.")
         self._screen.show(progress, last=last)
 
     def _show(self, act: Callable[[], None]) -> None:
@@ -446,14 +481,15 @@ class _Lines:
 
 def rows_of(progress: Progress) -> str:
     """How many rows, of about how many."""
-    of = "" if progress.expected is None else f" of about {progress.expected:,}"
-    return f"{progress.rows:,}{of} rows"
+    if progress.expected is None:
+        return counted(progress.rows, "row")
+    return f"{progress.rows:,} of about {counted(progress.expected, 'row')}"
 
 
 def counts_of(progress: Progress) -> str:
     """What came of the rows."""
     counts = {name: number for name, number in progress.counts.items() if number and name not in _NO_OUTCOMES}
-    return ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in counts.items())
+    return ", ".join(f"{number:,} {outcome(name)}" for name, number in counts.items())
 
 
 _NO_OUTCOMES = {"rows", "keys"}
@@ -484,15 +520,6 @@ def percent(share: float) -> str:
     """A share as percent: never as all where it is not, nor as nothing."""
     rounded = f"{share * 100:.4g}"
     return f"{share * 100!r} %" if (rounded == "100") != (share == 1) else f"{rounded} %"
-
-
-def tell(lines: Iterable[str], document: Mapping[str, object], *, as_json: bool) -> None:
-    """Print a result to stdout. Where nobody reads it, the exit code still tells."""
-    try:
-        click.echo(json.dumps(document) if as_json else "\n".join(lines))
-    except OSError:
-        with contextlib.suppress(OSError):  # or Python complains of it when it ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _hint(text: str) -> None:

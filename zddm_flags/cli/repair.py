@@ -50,7 +50,7 @@ Exit codes:
 @click.option(
     "--delete-extra",
     is_flag=True,
-    help="Delete from New the keys that Old lacks. Without it they stay in New, and stay stale.",
+    help="Delete from New the keys that Old lacks. Without it they stay in New, as stale as they were.",
 )
 @click.option("--dry-run", is_flag=True, help="Change nothing, and tell what would be done.")
 @per_second_option
@@ -93,7 +93,7 @@ def repair(
             with explained():
                 status = loaded.call(loaded.proxy.migration_status)
             if status.verify is None:
-                raise CouldNotRun(f"no verify was run, so that none found anything: zddm verify {target}")
+                raise CouldNotRun(f"no verify was run, so that none found anything: {loaded.command('verify')}")
         options: dict[str, Any] = {
             "found_by_verify": from_verify,
             "everything": everything,
@@ -108,6 +108,8 @@ def repair(
             job = AsyncRepair(loaded.proxy, **options)
         else:
             job = Repair(loaded.proxy, **options)
-        title = f"Repair of {loaded.proxy.name}" + (", changing nothing" if dry_run else "")
-        result = loaded.run_job(job, make_screen(title, plain=plain, as_json=as_json))
-    return tell_repair(result, target, as_json=as_json)
+        screen = make_screen(f"Repair of {loaded.proxy.name}", plain=plain, as_json=as_json)
+        if dry_run:
+            screen.note("Changing nothing: what is counted is what would be done.")
+        result = loaded.run_job(job, screen)
+    return tell_repair(result, loaded, as_json=as_json)

@@ -7,6 +7,7 @@ import sys
 import click
 
 from zddm_flags.cli.jobs import CouldNotRun, app_dir_option, target_argument
+from zddm_flags.cli.words import counted
 from zddm_flags.ledger import LedgerSummary
 
 __all__ = ["reset"]
@@ -46,7 +47,7 @@ def reset(target: str, new_was_emptied: bool, yes: bool, app_dir: str) -> int:
 
     It is refused where the rate is above 0, New holds anything, or an operation is in progress.
     """
-    from zddm_flags.cli.jobs import explained, load_target, percent, tell
+    from zddm_flags.cli.jobs import explained, load_target, percent
     from zddm_flags.cli.status_report import wait_for_flag
 
     if not yes and (sys.stdin is None or not sys.stdin.isatty()):
@@ -62,7 +63,7 @@ def reset(target: str, new_was_emptied: bool, yes: bool, app_dir: str) -> int:
         with explained():
             held = loaded.call(proxy.ledger_summary)
         _say(
-            f"This clears all that the ledger holds of the migration {proxy.name!r}:",
+            f"A reset clears all that the ledger holds of the migration {proxy.name!r}:",
             f"  {_held(held, percent(held.opened))}, and what backfill and verify have done.",
             "Whatever is still in New is trusted from then on, wrong or not. So the rate has to be at 0 in every "
             "process, and New emptied.",
@@ -71,7 +72,7 @@ def reset(target: str, new_was_emptied: bool, yes: bool, app_dir: str) -> int:
             raise CouldNotRun("that is not the name: nothing was changed")
         with explained():
             left = loaded.call(lambda: proxy.reset_ledger(new_was_emptied=new_was_emptied))
-    tell(
+    loaded.tell(
         [
             f"The ledger of {proxy.name!r} is as at the beginning: {_held(left, percent(left.opened))}.",
             "Raise the rate to begin anew.",
@@ -83,7 +84,8 @@ def reset(target: str, new_was_emptied: bool, yes: bool, app_dir: str) -> int:
 
 
 def _held(summary: LedgerSummary, opened: str) -> str:
-    return f"{summary.stale:,} stale keys, opened {opened}, {summary.pending:,} operations in progress"
+    pending = counted(summary.pending, "operation")
+    return f"{counted(summary.stale, 'stale key')}, opened {opened}, {pending} in progress"
 
 
 def _confirmed(name: str) -> bool:

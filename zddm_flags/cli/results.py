@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from zddm_flags.cli.jobs import INTERRUPTED, again, duration, percent, tell
+from zddm_flags.cli.jobs import INTERRUPTED, LoadedTarget, again, duration, percent
+from zddm_flags.cli.words import counted
 from zddm_flags.ledger import MAX_KEY_BYTES
 from zddm_flags.results import BackfillResult, RepairResult
 
 __all__ = ["tell_backfill", "tell_repair"]
 
 
-def tell_backfill(result: BackfillResult, target: str, *, as_json: bool) -> int:
+def tell_backfill(result: BackfillResult, loaded: LoadedTarget, *, as_json: bool) -> int:
     """Print what a backfill did, and return the exit code."""
-    lines = _backfill_lines(result, target)
-    tell(lines, {"job": "backfill", **asdict(result), "complete": result.complete}, as_json=as_json)
+    lines = _backfill_lines(result, loaded)
+    loaded.tell(lines, {"job": "backfill", **asdict(result), "complete": result.complete}, as_json=as_json)
     return _exit_code(finished=result.finished, complete=result.complete)
 
 
-def tell_repair(result: RepairResult, target: str, *, as_json: bool) -> int:
+def tell_repair(result: RepairResult, loaded: LoadedTarget, *, as_json: bool) -> int:
     """Print what a repair did, or would do, and return the exit code."""
     complete = result.finished and not result.keys if result.dry_run else result.complete
-    lines = _dry_run_lines(result) if result.dry_run else _repair_lines(result, target)
-    tell(lines, {"job": "repair", **asdict(result), "complete": complete}, as_json=as_json)
+    lines = _dry_run_lines(result) if result.dry_run else _repair_lines(result, loaded)
+    loaded.tell(lines, {"job": "repair", **asdict(result), "complete": complete}, as_json=as_json)
     return _exit_code(finished=result.finished, complete=complete)
 
 
@@ -32,7 +33,7 @@ def _exit_code(*, finished: bool, complete: bool) -> int:
     return 0 if complete else 1
 
 
-def _backfill_lines(result: BackfillResult, target: str) -> list[str]:
+def _backfill_lines(result: BackfillResult, loaded: LoadedTarget) -> list[str]:
     counts = _counts(
         (result.copied, "copied"),
         (result.present, "in New already"),
@@ -40,47 +41,49 @@ def _backfill_lines(result: BackfillResult, target: str) -> list[str]:
         (result.not_covered, "not covered"),
     )
     if not result.finished:
-        return [f"Stopped after {_rows(result.rows)}{counts}. Go on with: {again()}"]
+        return [f"Stopped after {counted(result.rows, 'row')}{counts}. Go on with: {again()}"]
     resumed = ", going on from where an earlier one was" if result.resumed else ""
-    lines = [f"Backfilled {_rows(result.rows)} in {duration(result.seconds)}{resumed}{counts}."]
+    lines = [f"Backfilled {counted(result.rows, 'row')} in {duration(result.seconds)}{resumed}{counts}."]
     lines += _left(
-        (result.refused, "refused by New: they are stale, and Old serves them"),
-        (result.pending, "left, for operations on them went on for too long, or New failed: Old serves them"),
+        (result.refused, "refused by New, and stale, so that Old serves what it has"),
+        (result.pending, "left, for operations went on for too long, or New failed: Old serves what it has"),
         (
             result.too_long,
-            f"too long for a ledger (over {MAX_KEY_BYTES} bytes): they stay in Old, whatever is run",
+            f"too long for a ledger (over {MAX_KEY_BYTES} bytes), and in Old only, whatever is run",
         ),
     )
     if result.refused or result.pending:
-        lines.append(f"See why (the events that New failed say so), then: zddm repair {target}")
+        lines.append(f"See why (the events that New failed say so), then: {loaded.command('repair')}")
     if result.not_covered:
         lines.append(
             f"Covered are {percent(result.covered)} of the keys: raise the write rate, and run this again for the "
             "others."
         )
     else:
-        lines.append(f"Next, compare the stores: zddm verify {target}")
+        lines.append(f"Next, compare the stores: {loaded.command('verify')}")
     return lines
 
 
-def _repair_lines(result: RepairResult, target: str) -> list[str]:
+def _repair_lines(result: RepairResult, loaded: LoadedTarget) -> list[str]:
     counts = _counts(
         (result.copied, "copied"), (result.deleted, "deleted from New"), (result.absent, "in neither store")
     )
     if not result.finished:
-        return [f"Stopped after {_rows(result.keys)}{counts}. Do the rest with: {again()}"]
+        return [f"Stopped after {counted(result.keys, 'row')}{counts}. Do the rest with: {again()}"]
     if not result.keys:
         return ["There was nothing to repair."]
-    lines = [f"Repaired {_rows(result.keys - _not_repaired(result))} in {duration(result.seconds)}{counts}."]
+    lines = [
+        f"Repaired {counted(result.keys - _not_repaired(result), 'row')} in {duration(result.seconds)}{counts}."
+    ]
     lines += _left(
-        (result.extra, "left in New, though Old lacks them, and stale: --delete-extra deletes them"),
-        (result.not_covered, "left, for they are above the write rate: raise it, or give --all"),
-        (result.refused, "refused by New: they are stale, and Old serves them. See why, and run this again"),
-        (result.pending, "left, for operations on them went on for too long, or New failed: run this again"),
-        (result.not_found, "in neither store, so that their marks stay"),
+        (result.extra, "left in New, though not in Old: run this again with --delete-extra"),
+        (result.not_covered, "left, above the write rate: raise it, or give --all"),
+        (result.refused, "refused by New, and stale, so that Old serves what it has: see why, and run this again"),
+        (result.pending, "left, for operations went on for too long, or New failed: run this again"),
+        (result.not_found, "in neither store, and stale all the same"),
     )
     if result.complete:
-        lines.append(f"Next, compare the stores: zddm verify {target}")
+        lines.append(f"Next, compare the stores: {loaded.command('verify')}")
     return lines
 
 
@@ -90,20 +93,17 @@ def _not_repaired(result: RepairResult) -> int:
 
 def _dry_run_lines(result: RepairResult) -> list[str]:
     if not result.finished:
-        return [f"Stopped after {_rows(result.keys)}. Nothing was changed."]
+        return [f"Stopped after {counted(result.keys, 'row')}. Nothing was changed."]
     if not result.keys:
         return ["There is nothing to do."]
     would = _counts(
         (result.copied, "would be copied"),
         (result.deleted, "would be deleted from New"),
-        (result.extra, "are in New only, and would stay without --delete-extra"),
-        (result.absent + result.not_found, "are in neither store"),
+        (result.extra, "in New only, to stay there without --delete-extra"),
+        (result.not_covered, "above the write rate, to be left without --all"),
+        (result.absent + result.not_found, "in neither store"),
     )
-    return [f"{_rows(result.keys)} to repair{would}.", "Nothing was changed: run it without --dry-run."]
-
-
-def _rows(number: int) -> str:
-    return f"{number:,} {'row' if number == 1 else 'rows'}"
+    return [f"{counted(result.keys, 'row')} to repair{would}.", "Nothing was changed: run it without --dry-run."]
 
 
 def _counts(*counts: tuple[int, str]) -> str:

@@ -31,8 +31,8 @@ Exit codes, with --watch by the last look:
     "--every",
     type=click.FloatRange(min=0.1, max=86_400),
     metavar="SECONDS",
-    default=2.0,
-    show_default="2",
+    default=2,
+    show_default=True,
     help="With --watch: how often to look.",
 )
 @app_dir_option
@@ -49,19 +49,17 @@ def status(target: str, watch: bool, every: float, app_dir: str, as_json: bool) 
 
     With --watch and --json it prints one object a line.
     """
-    import sys
-
-    from zddm_flags.cli.jobs import explained, load_target, tell
+    from zddm_flags.cli.jobs import explained, load_target
     from zddm_flags.cli.status_report import state_lines, status_document, verdict_lines, wait_for_flag
 
-    stdout = sys.stdout  # which belongs to the application while that is loaded
     with load_target(target, app_dir) as loaded:
         wait_for_flag(loaded.proxy.gate)
         if watch:
             from zddm_flags.cli.watching import make_watch_screen, watch_status
 
-            return watch_status(loaded, make_watch_screen(stdout, as_json=as_json), every)
+            return watch_status(loaded, make_watch_screen(loaded.stdout, as_json=as_json), every)
         with explained():
             found = loaded.call(loaded.proxy.migration_status)
-    tell([*state_lines(found), "", *verdict_lines(found)], status_document(found), as_json=as_json)
+    lines = [*state_lines(found), "", *verdict_lines(found)]
+    loaded.tell(lines, status_document(found), as_json=as_json)
     return 0 if found.ready else 1

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from zddm_flags.cli.jobs import duration, percent
-from zddm_flags.cli.words import counted
+from zddm_flags.cli.words import counted, outcome
 from zddm_flags.gate import TrafficGate
 from zddm_flags.results import JobStatus, MigrationStatus
 
@@ -85,22 +85,18 @@ def _job_lines(name: str, job: JobStatus | None) -> Iterator[str]:
         return
     heard = duration(job.saved_seconds_ago)
     rows = job.counts.get("rows", 0)
-    expected = f" of about {job.expected:,}" if job.expected is not None and job.state != "finished" else ""
-    yield _row(name, f"{job.state}, last heard of {heard} ago: {rows:,}{expected} keys looked at")
+    looked_at = counted(rows, "key")
+    if job.expected is not None and job.state != "finished":
+        looked_at = f"{rows:,} of about {counted(job.expected, 'key')}"
+    yield _row(name, f"{job.state}, last heard of {heard} ago: {looked_at} looked at")
     if job.state == "running" and job.saved_seconds_ago > _SILENT_SECONDS:
         yield _row("", "it waits, or its process has ended: then run it again, and it goes on where it was")
-    rest = [f"{count:,} {_word(what)}" for what, count in job.counts.items() if what != "rows" and count]
+    rest = [f"{count:,} {outcome(what)}" for what, count in job.counts.items() if what != "rows" and count]
     if rest:
         yield _row("", ", ".join(rest))
     covered = job.result.get("covered")
     if isinstance(covered, (int, float)):
         yield _row("", f"covers {percent(covered)} of the keys")
-
-
-def _word(count: str) -> str:
-    return {"not_opened": "missing above the opened rate", "stale": "known stale", "marked": "marked stale"}.get(
-        count, count.replace("_", " ")
-    )
 
 
 def _job_document(job: JobStatus | None) -> dict[str, Any] | None:

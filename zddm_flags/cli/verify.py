@@ -160,7 +160,7 @@ def verify(
     """
     from zddm_flags import AsyncProxy, AsyncVerify, Verify
     from zddm_flags.cli.executors import made_executor
-    from zddm_flags.cli.jobs import again, load_target, make_screen, tell
+    from zddm_flags.cli.jobs import again, load_target, make_screen
     from zddm_flags.cli.verify_options import write_report
     from zddm_flags.cli.verify_report import VerifyReport
 
@@ -189,7 +189,7 @@ def verify(
         result = loaded.run_job(job, make_screen(f"Verify of {proxy.name}", plain=plain, as_json=as_json))
     told = VerifyReport(
         migration=proxy.name,
-        arguments=[target, *(() if app_dir == "." else ("--app-dir", app_dir))],
+        arguments=loaded.arguments,
         again=again(),
         result=result,
         sample=sample,
@@ -200,7 +200,7 @@ def verify(
         key_of=proxy.gate.key_of if show_keys else None,
     )
     verdict = click.style(told.verdict, bold=True, fg="green" if told.exit_code == 0 else "red")
-    tell([verdict, "", *told.lines()], told.document, as_json=as_json)
+    loaded.tell([verdict, "", *told.lines()], told.document, as_json=as_json)
     if report is not None:
         try:
             write_report(report, told.document)

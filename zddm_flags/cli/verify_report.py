@@ -112,8 +112,9 @@ class VerifyReport:
     def lines(self) -> Iterator[str]:
         """The rest, for people."""
         yield from self._counts()
-        yield ""
-        yield from self._looked_at()
+        if self.result.finished:
+            yield ""
+            yield from self._looked_at()
         yield from self._fields()
         yield from self._keys()
         yield from self._advice()
@@ -135,11 +136,12 @@ class VerifyReport:
         yield _row("failed", result.failed, "the comparison raised")
 
     def _looked_at(self) -> Iterator[str]:
-        keys = "Every key" if self.sample == 1 else f"A sample of {percent(self.sample)} of the keys"
-        if self.limit is not None:
-            keys = f"{keys}, and at most {counted(self.limit, 'key')} of Old,"
+        keys = "Every other key" if self.result.unsure or self.result.failed else "Every key"
+        if self.sample < 1:
+            keys = f"A sample of {percent(self.sample)} of the keys"
         what = "was looked for, and no value compared" if self.only_keys else "was compared with its value"
-        yield f"{keys} {what}."
+        up_to = "" if self.limit is None else f", up to {counted(self.limit, 'key')} of Old"
+        yield f"{keys} {what}{up_to}."
         if self.result.extra_checked:
             yield "Keys that only New has were looked for."
         elif self.limit is not None:
@@ -165,7 +167,10 @@ class VerifyReport:
         if not shown:
             return
         hidden = "" if self.key_of is not None else ", by their hashes"
-        yield from ("", f"The first {len(shown):,} of {counted(self.result.different, 'differing key')}{hidden}")
+        which = counted(self.result.different, "differing key")
+        if len(shown) < self.result.different:
+            which = f"the first {len(shown):,} of {which}"
+        yield from ("", f"{which[0].upper()}{which[1:]}{hidden}")
         yield from (f"  {self._line(each)}" for each in shown)
 
     def _line(self, found: FoundDifference) -> str:
@@ -215,7 +220,7 @@ class VerifyReport:
         if result.not_opened:
             yield "  (but those above the opened rate)"
         if result.extra:
-            yield "  (with --delete-extra it deletes the keys that only New has; without, they stay there, stale)"
+            yield "  (with --delete-extra it deletes the keys that only New has; without, they stay there)"
 
     def _command(self, name: str, *options: str) -> str:
         return shlex.join(["zddm", name, *self.arguments, *options])

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["counted", "printable"]
+__all__ = ["counted", "outcome", "printable"]
 
 
 def counted(number: int, thing: str) -> str:
     """A number with what it counts: "1 key", "2,000 keys"."""
     return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
+def outcome(name: str) -> str:
+    """What came of keys, of the name that a job counts them by."""
+    return {"not_opened": "missing above the opened rate", "stale": "known stale", "marked": "marked stale"}.get(
+        name, name.replace("_", " ")
+    )
 
 
 def printable(name: str) -> str:
