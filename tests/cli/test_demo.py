@@ -219,7 +219,7 @@ def test_the_finish_where_the_flag_leaves_keys_in_old(rate):
     assert finish.served_wrong == 0
     assert finish.covered == rate
     assert not status.ready
-    assert f"the flag writes {rate:.4%} of the keys to New: raise it to 1" in status.reasons
+    assert f"the flag writes {100 * rate:g} % of the keys to New: raise it to 1" in status.reasons
     assert ("waits: the write rate is 0" in said) == (rate == 0)
     assert "missing" in "\n".join(finish.lines())
 
