@@ -406,9 +406,8 @@ class AsyncJob(AsyncWork[K, V]):
         error = call.exception()
         if isinstance(error, BrokenExecutor):
             raise _worker_lost(self.name) from error
-        if error is not None and not isinstance(
-            error, Exception
-        ):  # as SystemExit, which must not end this process
+        if error is not None and not isinstance(error, Exception):
+            # As SystemExit, which must not end this process.
             name = type(error).__name__
             raise ExecutorFailed(f"a part of the {self.name} ended with {name}. {_GO_ON}") from error
         if error is not None and not isinstance(error, Superseded):

@@ -26,6 +26,7 @@ from zddm_flags.errors import (
     LedgerUnavailable,
     NotApplied,
     OperationTimedOut,
+    ProxyClosed,
     Unsupported,
 )
 from zddm_flags.gate import TrafficGate
@@ -520,6 +521,9 @@ class AsyncMigration(Generic[K, V]):
     def _ledger_failed(self, call: str, error: BaseException) -> None:
         advice = {"advice": str(error)} if isinstance(error, (LedgerMismatch, Unsupported)) else {}
         self._telemetry.report_limited("ledger_failed", call=call, error=type(error).__name__, **advice)
+
+    def _closed_error(self) -> ProxyClosed:
+        return ProxyClosed(f"the proxy of migration {self.name!r} is closed")
 
     def _report_fork(self) -> None:
         if not self._fork_reported:

@@ -15,7 +15,7 @@ from zddm_flags._sync.changes import Located
 from zddm_flags._sync.migration import Copied, CopyRules, by_name
 from zddm_flags.comparison import Comparison
 from zddm_flags.deadline import DeadlinePassed
-from zddm_flags.errors import ProxyClosed, Unsupported
+from zddm_flags.errors import Unsupported
 from zddm_flags.gate import TrafficGate
 from zddm_flags.guard import GuardOpen
 from zddm_flags.ledger import MAX_KEY_BYTES, MigrationLedger
@@ -74,7 +74,7 @@ class Confirmed(NamedTuple):
     unsure: frozenset[bytes]
     """Those that were being written, or the ledger could not be asked: worth another attempt."""
     opened: float = 0.0
-    """The largest rate at which New was ever used, as the ledger said; 0 where nothing is different."""
+    """The largest rate at which New was ever used, as the ledger said; 0 where no key could be compared."""
 
 
 class Bulk(Background[K, V]):
@@ -134,15 +134,16 @@ class Bulk(Background[K, V]):
             raise Unsupported(
                 f"old: its adapter has no scan(), so {job} cannot find the keys: see docs/writing-an-adapter.md"
             )
-        self.check_strong_reads(job)
+        self.check_can_work(job)
 
-    def check_strong_reads(self, job: str) -> None:
-        """Raises Unsupported, where Old's reads may lag so that nothing is sure, and nothing may be copied.
+    def check_can_work(self, job: str) -> None:
+        """Raises what keeps every job from its work: ProxyClosed after `close()`, and Unsupported.
 
-        And where the ledger, one of the user's own, has no method for jobs; ProxyClosed after `close()`.
+        That is where the ledger, one of the user's own, has no methods for jobs, or where Old's reads may lag, so
+        that nothing is sure and nothing may be copied.
         """
         if self._closed:
-            raise ProxyClosed(f"the proxy of migration {self.name!r} is closed")
+            raise self._closed_error()
         for method in ("checkpoints", "save_checkpoint", "stale_keys"):
             if not hasattr(self._ledger, method):
                 raise Unsupported(f"the ledger has no {method}(), so there can be no {job}: see MigrationLedger")

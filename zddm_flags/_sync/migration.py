@@ -27,6 +27,7 @@ from zddm_flags.errors import (
     LedgerUnavailable,
     NotApplied,
     OperationTimedOut,
+    ProxyClosed,
     Unsupported,
 )
 from zddm_flags.gate import TrafficGate
@@ -517,6 +518,9 @@ class Migration(Generic[K, V]):
     def _ledger_failed(self, call: str, error: BaseException) -> None:
         advice = {"advice": str(error)} if isinstance(error, (LedgerMismatch, Unsupported)) else {}
         self._telemetry.report_limited("ledger_failed", call=call, error=type(error).__name__, **advice)
+
+    def _closed_error(self) -> ProxyClosed:
+        return ProxyClosed(f"the proxy of migration {self.name!r} is closed")
 
     def _report_fork(self) -> None:
         if not self._fork_reported:

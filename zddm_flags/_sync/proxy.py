@@ -23,7 +23,6 @@ from zddm_flags.errors import (
     LedgerMismatch,
     LedgerUnavailable,
     OperationTimedOut,
-    ProxyClosed,
     Unsupported,
 )
 from zddm_flags.gate import TrafficGate
@@ -524,9 +523,6 @@ class Proxy(Overview[K, V]):
     def _note_guard(self, operation: OperationTelemetry) -> None:
         if operation.recording and self._breaker is not None and self._breaker.state != "closed":
             operation.note("zddm.guard.state", self._breaker.state)
-
-    def _closed_error(self) -> ProxyClosed:
-        return ProxyClosed(f"the proxy of migration {self.name!r} is closed")
 
     def _gauges(self) -> Gauges:
         summary = self._ledger.last_summary()

@@ -78,7 +78,7 @@ class Repair(Work[K, V]):
 
         Whatever the stores or the ledger raised last, where they failed for longer than `patience_seconds`.
         """
-        self._proxy.check_strong_reads("repair")
+        self._proxy.check_can_work("repair")
         self._began = self._clock()
         finished = True
         try:

@@ -183,15 +183,19 @@ class Work(Generic[K, V]):
             if self._may_use_new(batch[0].key, writing=True):
                 patience.renew()
             outcomes = self._persistently(partial(self._proxy.copy_keys, job, batch, rules))
-            refused = [each for each in batch if outcomes[each.name] == "refused"] if len(batch) > 1 else []
-            left = [each for each in batch if outcomes[each.name] == "not_covered"]
-            below = min([below, *(hash_rate(each.hash) for each in left)])
-            again = [each for each in batch if outcomes[each.name] in _AGAIN]
-            counts.update(outcomes[each.name] for each in batch)
-            counts["refused"] -= len(refused)
-            counts.subtract(outcomes[each.name] for each in again)
-            half = len(refused) // 2
-            batches += [part for part in (refused[:half], refused[half:]) if part]
+            refused: list[Located[K]] = []
+            again: list[Located[K]] = []
+            for each in batch:
+                outcome = outcomes[each.name]
+                if outcome in _AGAIN:
+                    again.append(each)
+                elif outcome == "refused" and len(batch) > 1:
+                    refused.append(each)
+                else:
+                    counts[outcome] += 1
+                    if outcome == "not_covered":
+                        below = min(below, hash_rate(each.hash))
+            batches += _halves(refused)
             if len(again) < len(batch):
                 patience.renew()
             if again:
@@ -200,13 +204,18 @@ class Work(Generic[K, V]):
                 else:
                     # A New that cannot take so many in the time of one operation may take half of them.
                     failed = any(outcomes[each.name] == "failed" for each in again)
-                    half = len(again) // 2 if failed else 0
-                    batches += [part for part in (again[:half], again[half:]) if part]
+                    batches += _halves(again) if failed else [again]
                     self._wait(
                         patience.pause(), "operations on some keys are in progress, or were left by a crash"
                     )
                     self._proxy.reap_if_due()
-        return Copying(+counts, below)
+        return Copying(counts, below)
+
+
+def _halves(keys: list[T]) -> list[list[T]]:
+    """The keys in two parts, and no empty one."""
+    half = len(keys) // 2
+    return [part for part in (keys[:half], keys[half:]) if part]
 
 
 class Patience:
