@@ -14,6 +14,7 @@ import urllib.request
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -52,7 +53,7 @@ class Service:
     url: str
     log: Path
 
-    def call(self, method, path, body=None, headers=None):
+    def call(self, method, path, body=None, headers=None) -> tuple[int, Any]:
         """The status and the JSON of one request."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", **(headers or {})}
@@ -174,7 +175,7 @@ def collector():
             self.send_response(200)
             self.end_headers()
 
-        def log_message(self, *_):
+        def log_message(self, format, *args):
             """Say nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
