@@ -64,8 +64,8 @@ class Telemetry:
 Reason = Callable[[str, str, bool, bool | None], str | None]
 """Makes a sentence that says why a key took its path.
 
-Of the operation, the path, whether the gate lets the key pass, and whether the ledger called it dirty (None: it was not
-asked).
+Of the operation, the path, whether the gate lets the key pass, and whether the ledger called it dirty (None: it was
+not asked).
 """
 
 
