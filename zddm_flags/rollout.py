@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -61,6 +62,16 @@ class Rollout:
     def of(cls, rate: float) -> Rollout:
         """The rollout that reads and writes at the same `rate`."""
         return cls(rate, rate)
+
+    @property
+    def text(self) -> str:
+        """As a flag has it: a number, or a JSON object where the two rates differ or there is a pace."""
+        if self.read == self.write and self.backfill_per_second is None:
+            return repr(self.read)
+        members: dict[str, float] = {"read": self.read, "write": self.write}
+        if self.backfill_per_second is not None:
+            members["backfill_per_second"] = self.backfill_per_second
+        return json.dumps(members)
 
     @classmethod
     def parse(cls, value: object) -> Rollout:
