@@ -145,8 +145,15 @@ class MigrationTelemetry:
             failed(error)
 
     def report(self, level: Literal["info", "warning", "error"], event: str, **fields: object) -> None:
-        """Log an event of this migration, and add it to the current span."""
-        report(level, event, log=self._log, migration=self.name, **fields)
+        """Log an event of this migration, and add it to the current span.
+
+        It also says what `report_limited` did not log so far, as `suppressed_new_failed`: an outage that ends has
+        no next warning to say so, but `guard_closed` comes then.
+        """
+        with self._limit_lock:
+            left_out, self._suppressed = self._suppressed, Counter()
+        told = {f"suppressed_{name}": count for name, count in left_out.items()}
+        report(level, event, log=self._log, migration=self.name, **fields, **told)
 
     def report_limited(self, event: str, **fields: object) -> None:
         """Report a warning that an outage repeats for every operation; log it at most once in ten seconds.
