@@ -59,7 +59,12 @@ class AsyncRepair(AsyncWork[K, V]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(
-            proxy, page_size=page_size, per_second=per_second, patience_seconds=patience_seconds, clock=clock
+            proxy,
+            proxy.job_telemetry("repair"),
+            page_size=page_size,
+            per_second=per_second,
+            patience_seconds=patience_seconds,
+            clock=clock,
         )
         self._found_by_verify = found_by_verify
         self._everything = everything
@@ -79,19 +84,10 @@ class AsyncRepair(AsyncWork[K, V]):
         """
         self._proxy.check_can_work("repair")
         self._began = self._clock()
-        finished = True
-        try:
-            unknown: set[bytes] = set()
-            async for names in self._names():
-                located = self._made_again(names, unknown)
-                if located:
-                    await self._repair(located)
-            if unknown:
-                await self._find(unknown)
-        except Stopped:
-            finished = False
-        finally:
-            self._waiting = None
+        with self._told:
+            finished = await self._repair_all()
+            state = "finished" if finished else "stopped"
+            self._told.tell(self._counts, state=state, rows=self._counts["keys"], dry_run=self._dry_run)
         counts = self._counts
         return RepairResult(
             finished=finished,
@@ -107,6 +103,22 @@ class AsyncRepair(AsyncWork[K, V]):
             not_found=counts["not_found"],
             seconds=self._clock() - self._began,
         )
+
+    async def _repair_all(self) -> bool:
+        """Do it; returns whether it came to the end."""
+        try:
+            unknown: set[bytes] = set()
+            async for names in self._names():
+                located = self._made_again(names, unknown)
+                if located:
+                    await self._repair(located)
+            if unknown:
+                await self._find(unknown)
+        except Stopped:
+            return False
+        finally:
+            self._waiting = None
+        return True
 
     def progress(self) -> Progress:
         """How far it is. Thread-safe, no I/O."""
@@ -190,6 +202,11 @@ class AsyncRepair(AsyncWork[K, V]):
     # -- what is done with them -------------------------------------------------------------------------------
 
     async def _repair(self, located: Sequence[Located[K]]) -> None:
+        with self._told.page() as page:
+            await self._repair_page(located)
+            page.add({"zddm.job.rows": len(located)})
+
+    async def _repair_page(self, located: Sequence[Located[K]]) -> None:
         held = await self._persistently(partial(self._proxy.read_old, located))
         absent = [each for each in located if each.key not in held]
         extra: list[Located[K]] = []

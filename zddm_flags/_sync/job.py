@@ -91,7 +91,12 @@ class Job(Work[K, V]):
         if executor is not None and target is None:
             raise TypeError("executor= needs target=: the module:attribute of the proxy, for who runs a part")
         super().__init__(
-            proxy, page_size=page_size, per_second=per_second, patience_seconds=patience_seconds, clock=clock
+            proxy,
+            proxy.job_telemetry(self.name),
+            page_size=page_size,
+            per_second=per_second,
+            patience_seconds=patience_seconds,
+            clock=clock,
         )
         self._workers = workers
         self._most_parts = parts
@@ -165,6 +170,18 @@ class Job(Work[K, V]):
 
     def _run(self) -> Plan:
         """Do it, or go on with it; returns the plan as it is then, or one without parts where none was begun."""
+        with self._told:
+            try:
+                plan = self._run_all()
+                self._told.tell({}, state=plan.state)
+                return plan
+            finally:
+                counts = self._counts()
+                self._told.tell(counts, resumed=self.resumed, rows=self._rows(counts))
+                if self._plan is not None:
+                    self._told.tell({}, run=self._plan.run, parts=len(self._plan.ranges))
+
+    def _run_all(self) -> Plan:
         self._proxy.check_can_scan(self.name)
         if self._executor is not None:
             self._check_can_be_sent()
@@ -295,7 +312,7 @@ class Job(Work[K, V]):
             if self._stopper.stopped:
                 raise Stopped
             try:
-                part = self._do_page(number, plan.ranges[number], part)
+                part = self._do_told_page(number, plan.ranges[number], part)
             except ValueError as error:
                 # An adapter refuses a cursor so, as that of a table whose key was changed; and much else.
                 error.add_note(
@@ -307,6 +324,12 @@ class Job(Work[K, V]):
             self._save(part_name(self.name, number), part.dump())
             self._parts[number] = part
             self._waiting = None
+
+    def _do_told_page(self, number: int, reach: Range, part: Part) -> Part:
+        with self._told.page(number) as page:
+            after = self._do_page(number, reach, part)
+            page.add({"zddm.job.rows": self._rows(after.counts) - self._rows(part.counts)})
+        return after
 
     def _take_over_part(self, plan: Plan, number: int) -> Part:
         kept = self._persistently(self._proxy.ledger.checkpoints)
@@ -398,6 +421,7 @@ class Job(Work[K, V]):
                 "patience_seconds": self._patience_seconds,
             },
             sharing=sharing,
+            trace=self._told.carrier(),
         )
 
     def _judge(self, call: Future[None], part: RemotePart) -> None:
@@ -441,10 +465,11 @@ class Job(Work[K, V]):
                 if part.done or self._proxy.ledger.save_checkpoint(name, data, version):
                     left.discard(number)
 
-    def run_part(self, number: int, owner: str, sharing: int) -> None:
+    def run_part(self, number: int, owner: str, sharing: int, trace: Mapping[str, str]) -> None:
         """Do one part of the run that the ledger has the plan of, for `owner`, who waits for it.
 
-        `sharing` is how many parts are done at a time: they share what the flag allows in a second.
+        `sharing` is how many parts are done at a time: they share what the flag allows in a second. `trace` is
+        what the run's trace is gone on with.
         """
         if not self._proxy.ledger_is_shared:
             raise LedgerNotShared("the proxy of who runs a part needs the ledger of who waits for it")
@@ -456,7 +481,10 @@ class Job(Work[K, V]):
         self._plan = saved_plan(self.name, kept)
         if self._plan is None:
             raise _superseded(self.name)
-        self._do_part(number)
+        self._told = self._proxy.job_telemetry(self.name, part=number, carrier=trace)
+        with self._told:
+            self._do_part(number)
+            self._told.tell(self._part(number).counts)
 
     def _wait(self, seconds: float, why: str) -> None:
         super()._wait(seconds, why)
