@@ -119,6 +119,10 @@ class LaunchDarklySource:
         refresh_seconds: float = 30.0,
         max_staleness: float | None = None,
     ) -> None:
+        # Before there is a thread that logs: an import that such a thread is in the middle of at a fork never ends
+        # in the child, where every thread that logs would wait for it.
+        import structlog  # noqa: F401, PLC0415 - not at the top: it loads rich where that is installed
+
         if inspect.iscoroutinefunction(client.variation_detail):
             raise TypeError("LaunchDarklySource takes an ldclient.LDClient, in an asyncio program too")
         if not flag_key:

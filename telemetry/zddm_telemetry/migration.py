@@ -109,9 +109,16 @@ class MigrationTelemetry:
         """A context manager around what is done in the background and is no operation, as a probe."""
         return WorkTelemetry(self, f"zddm.{name}", causes=causes)
 
-    def job(self, name: str, *, part: int | None = None, carrier: Mapping[str, str] | None = None) -> JobTelemetry:
+    def job(
+        self,
+        name: str,
+        stopped: type[Exception],
+        *,
+        part: int | None = None,
+        carrier: Mapping[str, str] | None = None,
+    ) -> JobTelemetry:
         """A context manager around a run of a job; or around one part, in the trace that `carrier` comes from."""
-        return JobTelemetry(self, name, part=part, carrier=carrier)
+        return JobTelemetry(self, name, stopped, part=part, carrier=carrier)
 
     def cause(self) -> Cause | None:
         """The current span, for what is done later because of it. None where it does not record."""

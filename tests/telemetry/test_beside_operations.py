@@ -9,8 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.core.worlds import Migration, Trouble, World
+from tests.telemetry.snapshots import Traced
 from tests.telemetry.test_metrics import Metered
-from tests.telemetry.test_spans import Traced
 from zddm_flags import Copies, Guard, Guardrail, Shadow, StoreInfo, Telemetry
 from zddm_telemetry import events
 

@@ -91,7 +91,7 @@ class AsyncJob(AsyncWork[K, V]):
             raise TypeError("executor= needs target=: the module:attribute of the proxy, for who runs a part")
         super().__init__(
             proxy,
-            proxy.job_telemetry(self.name),
+            proxy.job_telemetry(self.name, Stopped),
             page_size=page_size,
             per_second=per_second,
             patience_seconds=patience_seconds,
@@ -480,7 +480,7 @@ class AsyncJob(AsyncWork[K, V]):
         self._plan = saved_plan(self.name, kept)
         if self._plan is None:
             raise _superseded(self.name)
-        self._told = self._proxy.job_telemetry(self.name, part=number, carrier=trace)
+        self._told = self._proxy.job_telemetry(self.name, Stopped, part=number, carrier=trace)
         with self._told:
             await self._do_part(number)
             self._told.tell(_outcomes(self._part(number).counts))

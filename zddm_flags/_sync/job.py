@@ -92,7 +92,7 @@ class Job(Work[K, V]):
             raise TypeError("executor= needs target=: the module:attribute of the proxy, for who runs a part")
         super().__init__(
             proxy,
-            proxy.job_telemetry(self.name),
+            proxy.job_telemetry(self.name, Stopped),
             page_size=page_size,
             per_second=per_second,
             patience_seconds=patience_seconds,
@@ -481,7 +481,7 @@ class Job(Work[K, V]):
         self._plan = saved_plan(self.name, kept)
         if self._plan is None:
             raise _superseded(self.name)
-        self._told = self._proxy.job_telemetry(self.name, part=number, carrier=trace)
+        self._told = self._proxy.job_telemetry(self.name, Stopped, part=number, carrier=trace)
         with self._told:
             self._do_part(number)
             self._told.tell(_outcomes(self._part(number).counts))
