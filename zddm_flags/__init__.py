@@ -19,7 +19,7 @@ from zddm_flags.launchdarkly import LaunchDarklySource
 from zddm_flags.ledger import AsyncInMemoryLedger, InMemoryLedger
 from zddm_flags.protocols import AsyncStorageAdapter, Page, StorageAdapter, StoreInfo
 from zddm_flags.results import BackfillResult, FoundDifference, MigrationStatus, RepairResult, VerifyResult
-from zddm_flags.rollout import Rollout, RolloutSource, StaticSource
+from zddm_flags.rollout import Evaluation, Rollout, RolloutSource, StaticSource
 from zddm_flags.stats import ProxyStats
 from zddm_telemetry import Telemetry
 
@@ -35,6 +35,7 @@ __all__ = [
     "Comparison",
     "Copies",
     "DeterministicHasher",
+    "Evaluation",
     "FNV1a64Hasher",
     "FoundDifference",
     "Guard",

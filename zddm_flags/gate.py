@@ -8,7 +8,7 @@ from typing import Any
 from zddm_flags import encoding
 from zddm_flags.errors import GateIsLive, InvalidKey
 from zddm_flags.hashing import DeterministicHasher, XXH3Hasher, threshold
-from zddm_flags.rollout import Rollout, RolloutSource, StaticSource, change_of
+from zddm_flags.rollout import Evaluation, Rollout, RolloutSource, StaticSource, change_of
 from zddm_telemetry import report
 
 __all__ = ["Decision", "TrafficGate"]
@@ -125,6 +125,15 @@ class TrafficGate:
     def flag_key(self) -> str | None:
         """The key of the flag that the rate comes from, or None."""
         return getattr(self.source, "flag_key", None)
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """How the rates wanted now came about, or None where the source does not say. No I/O.
+
+        None too for a moment while the rates change, and after `close`, once the source has gone on.
+        """
+        evaluation: Evaluation | None = getattr(self.source, "evaluation", None)
+        return evaluation if evaluation is not None and evaluation.rollout == self.decision.rollout else None
 
     def set_rate(self, rate: float | Rollout) -> None:
         """Change the rate of a gate that was made with a fixed one, and of all other gates on its source.

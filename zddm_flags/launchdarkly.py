@@ -11,19 +11,21 @@ import reprlib
 import threading
 import time
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from zddm_flags import _fork
 from zddm_flags.errors import InvalidRollout, NotForked
-from zddm_flags.rollout import CLOSED, Rollout, change_of
+from zddm_flags.rollout import CLOSED, Evaluation, Rollout, change_of
 from zddm_telemetry import report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from ldclient.client import LDClient
     from ldclient.context import Context
+    from ldclient.evaluation import EvaluationDetail
     from ldclient.interfaces import DataSourceStatus, FlagChange
 
 __all__ = ["LaunchDarklySource"]
@@ -40,8 +42,22 @@ JOIN_SECONDS = 5.0
 REMEMBERED_TEXTS = 100
 """How many refused values and failures are remembered, so that each is logged once."""
 
+NEXT_TEXT_SECONDS = 10.0
+"""How often a further one is logged: a failure whose text is another one each time must not flood the log."""
+
 SERVED_ITS_OFF_VARIATION = ("OFF", "PREREQUISITE_FAILED")
 """The SDK's reasons for a value that is the flag's off variation: somebody, or another flag, turned it off."""
+
+REFUSED = "flag_value_refused"
+"""The log event and the error of a value that is no rollout."""
+
+REASONS = {
+    "ERROR": "error",
+    "OFF": "disabled",
+    "RULE_MATCH": "targeting_match",
+    "TARGET_MATCH": "targeting_match",
+}
+"""The SDK's reasons that OpenTelemetry has a word for."""
 
 EVENTS_KEPT = 1000
 """How many log events may wait for their thread; beyond that the oldest are dropped."""
@@ -122,8 +138,9 @@ class LaunchDarklySource:
         self._max_staleness = None if max_staleness is None else _checked("max_staleness", max_staleness)
         self._listeners: tuple[Callable[[Rollout], None], ...] = ()
         self._remembered: dict[str, None] = {}
+        self._next_text_at = 0.0
         self._generation = 0
-        self._rollout = CLOSED
+        self._evaluation = self._evaluated(CLOSED, "default")
         self._closed = False
         self._renew()
         self._follow_client()
@@ -132,12 +149,20 @@ class LaunchDarklySource:
     @property
     def rollout(self) -> Rollout:
         """The rollout wanted now. No I/O, no evaluation."""
-        return self._rollout
+        return self._evaluation.rollout
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """How the rollout wanted now came about. No I/O, no evaluation.
+
+        It holds that rollout, and both change at once: `source.evaluation.rollout is source.rollout`.
+        """
+        return self._evaluation
 
     def subscribe(self, listener: Callable[[Rollout], None]) -> Callable[[], None]:
         """See `RolloutSource.subscribe`. The listener runs on the SDK's thread, and in a forked child."""
         with self._lock:
-            listener(self._rollout)
+            listener(self.rollout)
             self._listeners = (*self._listeners, listener)
 
         def unsubscribe() -> None:
@@ -168,7 +193,7 @@ class LaunchDarklySource:
             self._leave_client()
         self._follow_client()
         with self._lock:
-            self._tell(self._rollout)  # whatever it is: the gates let go of the alarm
+            self._tell(self.rollout)  # whatever it is: the gates let go of the alarm
 
     def close(self) -> None:
         """Close the gate for good and follow the flag no more, since no kill could arrive. Idempotent.
@@ -217,7 +242,7 @@ class LaunchDarklySource:
         with self._lock:
             self._forked = False
             self.alarm = None
-            self._flag_rollout = self._default
+            self._flag_evaluation = self._evaluated(self._default, "default")
             self._unread = True  # the flag has not been evaluated since it could last be
             self._stale = False
             self._connection = CONNECTED  # as it should be: anything else is a change to report
@@ -250,7 +275,7 @@ class LaunchDarklySource:
             return
         self._forked = True
         self.alarm = self._warn_of_fork
-        self._rollout = CLOSED
+        self._evaluation = self._evaluated(CLOSED, "forked")
         self._tell(CLOSED)
 
     def _warn_of_fork(self) -> None:
@@ -258,7 +283,7 @@ class LaunchDarklySource:
             return
         with self._lock:
             self.alarm = None
-            self._tell(self._rollout)  # the gates let go of the alarm
+            self._tell(self.rollout)  # the gates let go of the alarm
         report(
             "error",
             "launchdarkly_forked",
@@ -311,14 +336,12 @@ class LaunchDarklySource:
                 self._generation += 1
                 generation = self._generation
             detail = self._client.variation_detail(self.flag_key, self._context, None)
-            reason = detail.reason or {}
             with self._lock:
                 if generation != self._generation:
                     return
                 self._unread = False
-                # Without an index the value is not the flag's but what the caller gave as the default.
-                value = self._default if detail.variation_index is None else detail.value
-                self._take(value, turned_off=reason.get("kind") in SERVED_ITS_OFF_VARIATION)
+                reason = detail.reason or {}
+                self._take(detail, reason)
                 if self._disconnected_at is None:
                     self._stale = False
                 self._publish(reason.get("errorKind") or reason.get("kind") or "evaluated")
@@ -326,30 +349,49 @@ class LaunchDarklySource:
             self._unread = True  # and evaluated again soon
             self._note_failure(error)
 
-    def _take(self, value: object, *, turned_off: bool) -> None:
+    def _take(self, detail: EvaluationDetail, reason: Mapping[str, Any]) -> None:
+        kind, error = reason.get("kind"), reason.get("errorKind")
+        word = "split" if reason.get("inExperiment") else REASONS.get(str(kind)) or str(kind or "unknown").lower()
+        if detail.variation_index is None:  # the value is not the flag's but what the caller gave as the default
+            error_word = None if error is None else str(error).lower()
+            self._flag_evaluation = self._evaluated(self._default, word, error=error_word)
+            return
         try:
-            self._flag_rollout = value if isinstance(value, Rollout) else Rollout.parse(value)
-        except InvalidRollout as error:
-            if turned_off:
-                self._flag_rollout = self._default  # a kill: the last good rate would go on
-            text = _shortened.repr(value)
-            self._note_once(text, "error", "flag_value_refused", value=text, error=str(error)[:200])
+            rollout = Rollout.parse(detail.value)
+        except InvalidRollout as refusal:
+            if kind in SERVED_ITS_OFF_VARIATION:  # a kill: the last good rate would go on
+                self._flag_evaluation = self._evaluated(self._default, word, error=REFUSED)
+            else:
+                self._flag_evaluation = replace(self._flag_evaluation, reason="error", error=REFUSED)
+            text = _shortened.repr(detail.value)
+            self._note_once(text, "error", REFUSED, value=text, error=str(refusal)[:200])
+        else:
+            self._flag_evaluation = self._evaluated(rollout, word, variant=str(detail.variation_index))
+
+    def _evaluated(
+        self, rollout: Rollout, reason: str, *, variant: str | None = None, error: str | None = None
+    ) -> Evaluation:
+        context_id = self._context.fully_qualified_key
+        return Evaluation(rollout, self.flag_key, "launchdarkly", variant, reason, error, context_id)
 
     # With the lock held
 
     def _publish(self, reason: str) -> None:
         """Make the rollout what it has to be, and tell the listeners of a change."""
-        rollout = CLOSED if self._closed or self._stale or self._forked else self._flag_rollout
-        old, self._rollout = self._rollout, rollout
-        if rollout == old:
+        closed = "closed" if self._closed else "stale" if self._stale else "forked" if self._forked else None
+        evaluation = self._flag_evaluation if closed is None else self._evaluated(CLOSED, closed)
+        old = self.rollout
+        if evaluation.rollout == old:
+            self._evaluation = replace(evaluation, rollout=old)  # the object that the listeners have
             return
-        self._tell(rollout)
-        self._note("info", "rate_changed", **change_of(old, rollout), reason=reason)
+        self._evaluation = evaluation
+        self._tell(evaluation.rollout)
+        self._note("info", "rate_changed", **change_of(old, evaluation.rollout), reason=reason)
 
     def _tell(self, rollout: Rollout) -> None:
         self._telling = True
         for listener in self._listeners:
-            if self._rollout is not rollout:
+            if self.rollout is not rollout:
                 break  # a listener closed the source, which has told everyone already
             try:
                 listener(rollout)
@@ -368,6 +410,10 @@ class LaunchDarklySource:
         if text in self._remembered:
             return
         if len(self._remembered) >= REMEMBERED_TEXTS:
+            now = time.monotonic()
+            if now < self._next_text_at:
+                return
+            self._next_text_at = now + NEXT_TEXT_SECONDS
             self._remembered.pop(next(iter(self._remembered)), None)
         self._remembered[text] = None
         self._note(level, event, **fields)

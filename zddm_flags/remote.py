@@ -8,7 +8,7 @@ import pickle
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from zddm_flags import targets
@@ -33,6 +33,8 @@ class RemotePart:
     """The job's arguments."""
     sharing: int
     """How many parts are done at a time."""
+    trace: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What the trace of the run is gone on with: W3C trace context."""
 
 
 def run_part(part: RemotePart) -> None:
@@ -65,11 +67,11 @@ def _run(part: RemotePart) -> None:
     proxy = targets.shared(part.target)
     if isinstance(proxy, AsyncProxy):
         awaited = {"backfill": AsyncBackfill, "verify": AsyncVerify}[part.job](proxy, **part.options)
-        work = awaited.run_part(part.number, part.owner, part.sharing)
+        work = awaited.run_part(part.number, part.owner, part.sharing, part.trace)
         asyncio.run_coroutine_threadsafe(work, _loop()).result()
     else:
         job = {"backfill": Backfill, "verify": Verify}[part.job](proxy, **part.options)
-        job.run_part(part.number, part.owner, part.sharing)
+        job.run_part(part.number, part.owner, part.sharing, part.trace)
 
 
 def _is_forked() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from zddm_flags._fork import after_fork_in_child
 from zddm_flags.errors import InvalidRollout
 
-__all__ = ["CLOSED", "Rollout", "RolloutSource", "StaticSource", "change_of", "checked_rate"]
+__all__ = ["CLOSED", "Evaluation", "Rollout", "RolloutSource", "StaticSource", "change_of", "checked_rate"]
 
 
 def checked_rate(value: object) -> float:
@@ -62,6 +63,16 @@ class Rollout:
         """The rollout that reads and writes at the same `rate`."""
         return cls(rate, rate)
 
+    @property
+    def text(self) -> str:
+        """As a flag has it: a number, or a JSON object where the two rates differ or there is a pace."""
+        if self.read == self.write and self.backfill_per_second is None:
+            return repr(self.read)
+        members: dict[str, float] = {"read": self.read, "write": self.write}
+        if self.backfill_per_second is not None:
+            members["backfill_per_second"] = self.backfill_per_second
+        return json.dumps(members)
+
     @classmethod
     def parse(cls, value: object) -> Rollout:
         """Read a flag's value: a number, or an object with the numbers `read` and `write`.
@@ -106,15 +117,58 @@ CLOSED = Rollout(0.0, 0.0)
 """The rollout that passes no key."""
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How a rollout that is served came about: which flag said it, and why.
+
+    Immutable, so safe to share. The words are those of OpenTelemetry's semantic conventions for feature flags:
+    https://opentelemetry.io/docs/specs/semconv/feature-flags/feature-flags-events/
+
+    `rollout` is what is served.
+
+    `flag_key` is the flag's key, and `provider` the flag system, such as "launchdarkly".
+
+    `variant` names the variation that the rollout is the value of: in LaunchDarkly its index, as text. None where
+    the rollout is of no variation: a default, or closed.
+
+    `reason` is a word of `feature_flag.result.reason` where one fits:
+
+    - "default": the flag has not been evaluated yet;
+    - "targeting_match": a rule of the flag or one of its targets;
+    - "split": an experiment;
+    - "disabled": the flag is off;
+    - "error": the flag could not be evaluated, or its value was refused and the last good rollout stays;
+    - "stale": closed, for no connection to the flag system for too long.
+
+    Otherwise it is LaunchDarkly's kind of reason in lower case, as "fallthrough" and "prerequisite_failed", or why
+    the source is closed: "closed" or "forked". A source that does not know says "unknown".
+
+    `error` is what went wrong, else None: LaunchDarkly's kind of error in lower case, as "flag_not_found", or
+    "flag_value_refused" for a value that is no rollout.
+
+    `context_id` is what the flag was evaluated for: in LaunchDarkly the context's fully qualified key, as
+    "service:users-service".
+    """
+
+    rollout: Rollout
+    flag_key: str
+    provider: str
+    variant: str | None = None
+    reason: str = "unknown"
+    error: str | None = None
+    context_id: str | None = None
+
+
 @runtime_checkable
 class RolloutSource(Protocol):
     """Where a `TrafficGate` gets its `Rollout` from, live.
 
     Implement it to drive the gate from another flag system. Both members must be safe to call from any
-    thread. A source may also have the attributes `flag_key` (a string that spans show as `feature_flag.key`)
-    and `alarm` (None, or a quick function that never raises, called where the gate keeps a key from New: for a
-    source that closed by itself and has to say so). A gate looks `alarm` up when it gets a rollout, so publish
-    one to change it.
+    thread. A source may also have the attributes `flag_key` (a string that spans show as `feature_flag.key`),
+    `evaluation` (an `Evaluation`, or None: how `rollout` came about, for spans; no I/O, never raises, and replaced
+    before the listeners get the rollout) and `alarm` (None, or a quick function that never raises, called where
+    the gate keeps a key from New: for a source that closed by itself and has to say so). A gate looks `alarm` up
+    when it gets a rollout, so publish one to change it.
     """
 
     @property

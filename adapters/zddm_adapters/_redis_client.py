@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["check_settings"]
+from zddm_flags.protocols import StoreInfo
+
+__all__ = ["check_settings", "describe_redis"]
 
 
 def check_settings(client: Any, *, cluster: bool, strong_reads: bool) -> None:
@@ -29,6 +31,12 @@ def check_settings(client: Any, *, cluster: bool, strong_reads: bool) -> None:
             "a cluster client must not repeat a write whose answer was lost, for the lost one may land later, "
             "over a newer value: make it with retry=Retry(NoBackoff(), 0)"
         )
+
+
+def describe_redis(client: Any, collection: str | None, *, cluster: bool, strong_reads: bool = True) -> StoreInfo:
+    """The number of the database that `client` reaches, without I/O. Valkey is called `redis` too."""
+    database = 0 if cluster else client.connection_pool.connection_kwargs.get("db") or 0
+    return StoreInfo(system="redis", collection=collection, namespace=str(database), strong_reads=strong_reads)
 
 
 def _reads_weakly(client: Any) -> bool:

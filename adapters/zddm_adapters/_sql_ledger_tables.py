@@ -273,6 +273,7 @@ class LedgerTables:
         self._postgresql, self._sqlite = dialect.name == "postgresql", dialect.name == "sqlite"
         self._mysql = not (self._postgresql or self._sqlite)
         self.schema = schema
+        self.collection = prefix if schema is None else f"{schema}.{prefix}"
         self.migrations_name, self.keys_name = f"{prefix}_migrations", f"{prefix}_keys"
         self.checkpoints_name = f"{prefix}_checkpoints"
         self._index_name = f"{self.keys_name}_oldest"

@@ -47,6 +47,11 @@ class Instruments:
             "s",
             "Time of one call to a store, by store, operation and outcome",
         )
+        self.ledger_duration = meter.create_histogram(
+            "zddm.ledger.operation.duration",
+            "s",
+            "Time of one call to a ledger that processes share, by operation and outcome",
+        )
         meter.create_observable_counter(
             "zddm.operations", [self._operations], "{key}", "Keys read, written and deleted, by path"
         )

@@ -27,7 +27,7 @@ from tests.worlds import settle
 from zddm_adapters import AsyncInMemoryAdapter, InMemoryAdapter
 from zddm_adapters._redis_scripts import Rows
 from zddm_adapters.redis import AsyncRedisLedger, RedisLedger
-from zddm_flags import AsyncProxy, Proxy, TrafficGate
+from zddm_flags import AsyncProxy, Proxy, StoreInfo, TrafficGate
 from zddm_flags.errors import InvalidKey, InvalidRollout, LedgerMismatch, NotApplied, Unsupported
 from zddm_flags.ledger import CopyGrant, Grant, LedgerTable, Opening
 
@@ -984,9 +984,13 @@ async def cluster_client(request: pytest.FixtureRequest, cluster_server: Cluster
         await settle(client.aclose() if request.param == "asyncio" else client.close())
 
 
-def cluster_rows(client: Any, name: str) -> Any:
+def cluster_ledger(client: Any) -> Any:
     kind: Any = AsyncRedisLedger if isinstance(client, redis.asyncio.RedisCluster) else RedisLedger
-    return kind(client).migration(name, IDENTITY)
+    return kind(client)
+
+
+def cluster_rows(client: Any, name: str) -> Any:
+    return cluster_ledger(client).migration(name, IDENTITY)
 
 
 async def test_a_migration_is_in_one_slot(cluster_server: ClusterServer, cluster_client: Any) -> None:
@@ -1008,6 +1012,12 @@ async def test_a_migration_is_in_one_slot(cluster_server: ClusterServer, cluster
         assert await settle(rows.save_checkpoint(JOB, "data", 0))
         assert list(await settle(rows.checkpoints())) == [JOB]
         assert await settle(rows.reset())
+
+
+async def test_a_cluster_has_the_only_database(cluster_server: ClusterServer, cluster_client: Any) -> None:
+    """A ledger on a cluster says that it is in database 0."""
+    info = cluster_ledger(cluster_client(cluster_server.port)).describe()
+    assert info == StoreInfo(system="redis", collection="zddm", namespace="0")
 
 
 async def test_begin_is_sent_once_to_a_cluster(cluster_server: ClusterServer, cluster_client: Any) -> None:

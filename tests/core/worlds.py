@@ -212,8 +212,14 @@ class _Given:
 class WatchedLedger(Watched):
     """An `InMemoryLedger` whose calls can be watched and failed, as a ledger of either world."""
 
-    def __init__(self, world: World, journal: list[str], clock: Clock, *, shared: bool) -> None:
+    describe: Callable[[], StoreInfo]
+
+    def __init__(
+        self, world: World, journal: list[str], clock: Clock, *, shared: bool, info: StoreInfo | None = None
+    ) -> None:
         super().__init__("ledger", journal)
+        if info is not None:
+            self.describe = lambda: info
         self.rows_of = InMemoryLedger(clock=clock)
         self.shared = shared
         self._world = world
@@ -431,6 +437,7 @@ class World:
         new_methods: Sequence[str] = PLAIN,
         old_info: StoreInfo | None = None,
         new_info: StoreInfo | None = None,
+        ledger_info: StoreInfo | None = None,
         shared: bool = True,
         **options: Any,
     ) -> Migration:
@@ -442,7 +449,7 @@ class World:
             TrafficGate(rate),
             Store("old", journal, old or {}),
             Store("new", journal, new or {}),
-            WatchedLedger(self, journal, clock, shared=shared),
+            WatchedLedger(self, journal, clock, shared=shared, info=ledger_info),
         )
         made.clock = clock
         adapters = (

@@ -58,7 +58,8 @@ def without_postfork(server, client, source, gate):
             before = gate.rate
             silent = len(logs)
             passed = [gate.should_pass(key) or gate.should_pass_write(key) for key in range(100)]
-        return [before, silent, any(passed), [(event["log_level"], event["event"]) for event in logs]]
+        reason = source.evaluation.reason
+        return [before, reason, silent, any(passed), [(event["log_level"], event["event"]) for event in logs]]
 
     child = in_child(look)
     server.set("rate", 0.25)
@@ -182,7 +183,12 @@ def closed_flag(server, client, source, gate):
         source.postfork()
         with capture_logs() as logs:
             gate.should_pass("key")
-        return [gate.rate, gate.decision.alarm is None, "launchdarkly_forked" in str(logs)]
+        return [
+            gate.rate,
+            source.evaluation.reason,
+            gate.decision.alarm is None,
+            "launchdarkly_forked" in str(logs),
+        ]
 
     return in_child(look)
 

@@ -28,7 +28,7 @@ def scenario(*names, program="forked_child.py"):
 def test_without_postfork():
     """A child without `postfork` is closed, logs so once when the gate is used; its parent goes on."""
     logged = [["error", "launchdarkly_forked"]]
-    assert scenario("without_postfork") == {"child": [0.0, 0, False, logged], "parent": 0.25}
+    assert scenario("without_postfork") == {"child": [0.0, "forked", 0, False, logged], "parent": 0.25}
 
 
 def test_with_postfork():
@@ -38,7 +38,7 @@ def test_with_postfork():
 
 def test_postfork_at_rate_zero():
     """After both `postfork`s the gate raises no alarm, also where the rate is 0."""
-    assert scenario("closed_flag") == [0.0, True, False]
+    assert scenario("closed_flag") == [0.0, "fallthrough", True, False]
 
 
 def test_postfork_too_early():

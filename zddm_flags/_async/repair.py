@@ -59,7 +59,12 @@ class AsyncRepair(AsyncWork[K, V]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(
-            proxy, page_size=page_size, per_second=per_second, patience_seconds=patience_seconds, clock=clock
+            proxy,
+            proxy.job_telemetry("repair", Stopped),
+            page_size=page_size,
+            per_second=per_second,
+            patience_seconds=patience_seconds,
+            clock=clock,
         )
         self._found_by_verify = found_by_verify
         self._everything = everything
@@ -79,20 +84,12 @@ class AsyncRepair(AsyncWork[K, V]):
         """
         self._proxy.check_can_work("repair")
         self._began = self._clock()
-        finished = True
-        try:
-            unknown: set[bytes] = set()
-            async for names in self._names():
-                located = self._made_again(names, unknown)
-                if located:
-                    await self._repair(located)
-            if unknown:
-                await self._find(unknown)
-        except Stopped:
-            finished = False
-        finally:
-            self._waiting = None
-        counts = self._counts
+        with self._told:
+            finished = await self._repair_all()
+            state = "finished" if finished else "stopped"
+            counts = self._counts
+            outcomes = {outcome: number for outcome, number in counts.items() if outcome != "keys"}
+            self._told.tell(outcomes, state=state, rows=counts["keys"], dry_run=self._dry_run)
         return RepairResult(
             finished=finished,
             dry_run=self._dry_run,
@@ -107,6 +104,22 @@ class AsyncRepair(AsyncWork[K, V]):
             not_found=counts["not_found"],
             seconds=self._clock() - self._began,
         )
+
+    async def _repair_all(self) -> bool:
+        """Do it; returns whether it came to the end."""
+        try:
+            unknown: set[bytes] = set()
+            async for names in self._names():
+                located = self._made_again(names, unknown)
+                if located:
+                    await self._repair(located)
+            if unknown:
+                await self._find(unknown)
+        except Stopped:
+            return False
+        finally:
+            self._waiting = None
+        return True
 
     def progress(self) -> Progress:
         """How far it is. Thread-safe, no I/O."""
@@ -137,7 +150,8 @@ class AsyncRepair(AsyncWork[K, V]):
         cursor: str | None = None
         while True:
             limit = await self._allowance()
-            page = await self._persistently(partial(self._proxy.ledger.stale_keys, cursor, limit))
+            with self._told.untraced():
+                page = await self._persistently(partial(self._proxy.ledger.stale_keys, cursor, limit))
             if page.keys:
                 yield page.keys
             if page.next_cursor is None:
@@ -175,7 +189,8 @@ class AsyncRepair(AsyncWork[K, V]):
             cursor: str | None = None
             while unknown:
                 limit = await self._allowance()
-                page: Page[K, V] = await self._persistently(partial(scan, cursor, limit, None))
+                with self._told.untraced():
+                    page: Page[K, V] = await self._persistently(partial(scan, cursor, limit, None))
                 located, _ = self._proxy.locate(key for key, _ in page.items)
                 wanted = [each for each in located if each.name in unknown]
                 if wanted:
@@ -190,6 +205,11 @@ class AsyncRepair(AsyncWork[K, V]):
     # -- what is done with them -------------------------------------------------------------------------------
 
     async def _repair(self, located: Sequence[Located[K]]) -> None:
+        with self._told.page() as page:
+            await self._repair_page(located)
+            page.add({"zddm.job.rows": len(located)})
+
+    async def _repair_page(self, located: Sequence[Located[K]]) -> None:
         held = await self._persistently(partial(self._proxy.read_old, located))
         absent = [each for each in located if each.key not in held]
         extra: list[Located[K]] = []

@@ -15,6 +15,7 @@ from zddm_flags.errors import CorruptCheckpoint, InvalidKey, LedgerMismatch, Sup
 from zddm_flags.guard import GuardOpen
 from zddm_flags.hashing import hash_rate
 from zddm_flags.pace import Pace
+from zddm_telemetry import JobTelemetry
 
 __all__ = ["LOOK_SECONDS", "AsyncWork", "Patience", "Stopped"]
 
@@ -46,6 +47,7 @@ class AsyncWork(Generic[K, V]):
     def __init__(
         self,
         proxy: AsyncBulk[K, V],
+        told: JobTelemetry,
         *,
         page_size: int = 1000,
         per_second: float | None = None,
@@ -64,6 +66,7 @@ class AsyncWork(Generic[K, V]):
         self._paced_at = per_second
         self._waiting: str | None = None
         self._known_key: tuple[K] | None = None
+        self._told = told
         self._began = clock()
 
     def stop(self) -> None:
@@ -75,6 +78,7 @@ class AsyncWork(Generic[K, V]):
     async def _wait(self, seconds: float, why: str) -> None:
         """Wait, and say why. Raises Stopped."""
         self._waiting = why
+        self._told.waits(why)
         if not self._stopper.stopped:
             await self._stopper.wait(seconds)
         if self._stopper.stopped:

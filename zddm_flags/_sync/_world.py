@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextvars import copy_context
 from typing import Any, TypeAlias, TypeVar
 
 from zddm_flags.guard import is_failure
@@ -135,7 +136,8 @@ def together(works: Sequence[Calls[None]], stopper: Stopper) -> None:
 
     with ThreadPoolExecutor(len(works), thread_name_prefix="zddm-worker") as pool:
         try:
-            calls = [pool.submit(done, work) for work in works]
+            # Each with a copy of the context, so that what is traced belongs to the caller's trace.
+            calls = [pool.submit(copy_context().run, done, work) for work in works]
             wait(calls)
         except BaseException:
             stopper.stop()  # or leaving the pool would wait for work that goes on

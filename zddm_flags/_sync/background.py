@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from zddm_flags._sync.changes import Located
 from zddm_flags._sync.errand import Errand
@@ -23,7 +23,7 @@ from zddm_flags.ledger import Ledger
 from zddm_flags.pace import Pace
 from zddm_flags.protocols import StorageAdapter
 from zddm_flags.settings import Settings
-from zddm_telemetry import OperationTelemetry, Telemetry
+from zddm_telemetry import Cause, OperationTelemetry, Telemetry
 
 __all__ = ["Background"]
 
@@ -31,6 +31,13 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 Verdict = Literal["equal", "different", "unsure", "failed"]
+
+
+class _Waiting(NamedTuple, Generic[K]):
+    """A key that something is done with later, and the span of the operation that it is done for."""
+
+    located: Located[K]
+    cause: Cause | None
 
 
 class Background(Migration[K, V]):
@@ -48,9 +55,9 @@ class Background(Migration[K, V]):
         super().__init__(gate, old, new, ledger, telemetry, settings)
         copies, shadow = settings.copies, settings.shadow
         self._copy_pace = Pace(copies.per_second, self._clock)
-        self._to_copy: KeyQueue[Located[K]] = KeyQueue(copies.max_keys, copies.max_bytes)
+        self._to_copy: KeyQueue[_Waiting[K]] = KeyQueue(copies.max_keys, copies.max_bytes)
         self._compare_pace = Pace(shadow.per_second if shadow else None, self._clock)
-        self._to_compare: KeyQueue[Located[K]] = KeyQueue(shadow.max_keys if shadow else 0)
+        self._to_compare: KeyQueue[_Waiting[K]] = KeyQueue(shadow.max_keys if shadow else 0)
         self._marking = Errand(
             self.mark_unmarked, lambda: bool(self._unmarked) and not self._closed, _MARK_SECONDS
         )
@@ -88,7 +95,9 @@ class Background(Migration[K, V]):
         try:
             # A kill, of reads and writes, or close() may have come since the probe was due.
             if self._new_takes_writes() and not self._closed:
-                self._new.probe(asked[0])
+                key, cause = asked
+                with self._telemetry.work("probe", [cause]):
+                    self._new.probe(key)
                 succeeded = True
         except Exception as error:
             self._new_failed("probe", error)
@@ -99,6 +108,16 @@ class Background(Migration[K, V]):
             if self._probe_with is asked:
                 self._probe_with = None
             self._breaker.probed(succeeded=succeeded)
+
+    def _still_wanted(self, batch: Sequence[_Waiting[K]]) -> tuple[list[Located[K]], list[Cause | None]]:
+        """The keys that may still be read from New, in canonical order, and what they wait for."""
+        wanted = [
+            each
+            for each in batch
+            if self._why_not_read_new(each.located.hash, each.located.name, each.located.key) is None
+        ]
+        located = sorted((each.located for each in wanted), key=by_name)
+        return located, [each.cause for each in wanted]
 
     # -- copies -----------------------------------------------------------------------------------------------
 
@@ -127,6 +146,7 @@ class Background(Migration[K, V]):
     def _copy_later(self, wanted: Sequence[Located[K]], values: Mapping[K, V]) -> None:
         size_of = self._settings.copies.size_of or approximate_bytes
         dropped = 0
+        cause = self._telemetry.cause()
         for each in wanted:
             try:
                 size = max(0, int(size_of(values[each.key]))) if each.key in values else 0
@@ -134,7 +154,7 @@ class Background(Migration[K, V]):
                 self._telemetry.report_limited("size_of_failed", error=type(error).__name__)
                 size = 0
             # A read that was in progress at close() leaves nothing behind: the stores may be closed next.
-            dropped += self._closed or not self._to_copy.add(each.name, each, size)
+            dropped += self._closed or not self._to_copy.add(each.name, _Waiting(each, cause), size)
         if dropped:
             self._drop(dropped)
         if self._to_copy:
@@ -150,13 +170,12 @@ class Background(Migration[K, V]):
         allowed = self._copy_pace.take(min(len(self._to_copy), self._settings.max_batch))
         batch = self._to_copy.take(allowed)
         self._copy_pace.give_back(allowed - len(batch))
-        wanted = [each for each in batch if self._why_not_read_new(each.hash, each.name, each.key) is None]
+        wanted, causes = self._still_wanted(batch)
         if len(wanted) < len(batch):
             self._drop(len(batch) - len(wanted))
         if wanted:
-            wanted.sort(key=by_name)
             try:
-                with self._telemetry.operation("copy", batch=True) as operation:
+                with self._telemetry.operation("copy", batch=True, causes=causes) as operation:
                     operation.batched(len(wanted), self._gate.rate)
                     try:
                         self._read_old_and_copy(wanted, (), (), operation)
@@ -188,7 +207,7 @@ class Background(Migration[K, V]):
         """New served a key: it is compared some time soon, if it is one of those that are."""
         shadow = self._settings.shadow
         if shadow is not None and not self._closed and random.random() < shadow.share:
-            self._to_compare.add(name, Located(key_hash, name, key))
+            self._to_compare.add(name, _Waiting(Located(key_hash, name, key), self._telemetry.cause()))
             self._chores.start()
 
     def _compare_some(self) -> int:
@@ -198,12 +217,11 @@ class Background(Migration[K, V]):
         allowed = self._compare_pace.take(min(len(self._to_compare), self._settings.max_batch))
         batch = self._to_compare.take(allowed)
         self._compare_pace.give_back(allowed - len(batch))
-        wanted = [each for each in batch if self._why_not_read_new(each.hash, each.name, each.key) is None]
+        wanted, causes = self._still_wanted(batch)
         if not wanted:
             return 0
-        wanted.sort(key=by_name)
         try:
-            with self._telemetry.operation("compare", batch=True) as operation:
+            with self._telemetry.operation("compare", batch=True, causes=causes) as operation:
                 operation.batched(len(wanted), self._gate.rate)
                 try:
                     found = self._compare(wanted)
@@ -311,6 +329,7 @@ class Background(Migration[K, V]):
         being changed now, or all of them where the ledger still cannot be reached.
         """
         # Several may do this at once, such as close() beside the background: a key that is marked twice is stale.
+        keys = 0
         while marked := self._unmarked.to_mark(self._settings.max_batch):
             try:
                 _, token = self._begin(list(marked))
@@ -318,9 +337,11 @@ class Background(Migration[K, V]):
                 break
             # From here on the keys are dirty for everybody, and tokens that were pending end stale.
             self._unmarked.forget(marked)
-            self._telemetry.report("warning", "keys_marked", keys=len(marked))
+            keys += len(marked)
             # Where a change of Old may yet land the token is left to the reaper, which comes after that.
             self._end({name: None if known.unsure else False for name, known in marked.items()}, token)
+        if keys:  # again and again, where the ledger fails now and then
+            self._telemetry.report_limited("keys_marked", keys=keys)
         left = len(self._unmarked)
         if left and self._closed:
             self._telemetry.report("error", "closed_with_unmarked_keys", keys=left, advice=_UNMARKED)

@@ -20,7 +20,7 @@ from zddm_flags.gate import TrafficGate
 from zddm_flags.guard import GuardOpen
 from zddm_flags.ledger import MAX_KEY_BYTES, MigrationLedger
 from zddm_flags.protocols import Page
-from zddm_telemetry import OperationTelemetry
+from zddm_telemetry import JobTelemetry, OperationTelemetry
 
 __all__ = ["Bulk", "Confirmed", "CopyOutcome", "Difference", "DifferenceKind", "Located"]
 
@@ -106,6 +106,20 @@ class Bulk(Background[K, V]):
     def new_takes_writes(self) -> bool:
         """Whether any key may be changed in New now: False from a kill on."""
         return self._new_takes_writes()
+
+    def job_telemetry(
+        self,
+        job: str,
+        stopped: type[Exception],
+        *,
+        part: int | None = None,
+        carrier: Mapping[str, str] | None = None,
+    ) -> JobTelemetry:
+        """What is told of a run of a job; or of one part, in the trace that `carrier` comes from.
+
+        A page that ends with `stopped` did not fail.
+        """
+        return self._telemetry.job(job, stopped, part=part, carrier=carrier)
 
     def guard_refuses(self, key: K) -> bool:
         """Whether New is not to be called now. Where it is time to try it again, `key` is read for that, aside."""

@@ -91,7 +91,12 @@ class Job(Work[K, V]):
         if executor is not None and target is None:
             raise TypeError("executor= needs target=: the module:attribute of the proxy, for who runs a part")
         super().__init__(
-            proxy, page_size=page_size, per_second=per_second, patience_seconds=patience_seconds, clock=clock
+            proxy,
+            proxy.job_telemetry(self.name, Stopped),
+            page_size=page_size,
+            per_second=per_second,
+            patience_seconds=patience_seconds,
+            clock=clock,
         )
         self._workers = workers
         self._most_parts = parts
@@ -161,10 +166,25 @@ class Job(Work[K, V]):
             total.update(part.counts)
         return total
 
+    def _tell_counts(self, counts: Mapping[str, int], **about: bool) -> None:
+        outcomes = {outcome: number for outcome, number in counts.items() if outcome != "rows"}
+        self._told.tell(outcomes, rows=self._rows(counts), **about)
+
     # -- the run ----------------------------------------------------------------------------------------------
 
     def _run(self) -> Plan:
         """Do it, or go on with it; returns the plan as it is then, or one without parts where none was begun."""
+        with self._told:
+            try:
+                plan = self._run_all()
+                self._told.tell({}, state=plan.state)
+                return plan
+            finally:
+                self._tell_counts(self._counts(), resumed=self.resumed)
+                if self._plan is not None:
+                    self._told.tell({}, run=self._plan.run, parts=len(self._plan.ranges))
+
+    def _run_all(self) -> Plan:
         self._proxy.check_can_scan(self.name)
         if self._executor is not None:
             self._check_can_be_sent()
@@ -294,8 +314,15 @@ class Job(Work[K, V]):
         while not part.done:
             if self._stopper.stopped:
                 raise Stopped
+            part = self._do_told_page(number, plan.ranges[number], part)
+            self._parts[number] = part
+            self._waiting = None
+
+    def _do_told_page(self, number: int, reach: Range, part: Part) -> Part:
+        """Do a page and save it, below a span of its own or none: a run of hours has more than a trace holds."""
+        with self._told.page(number) as page:
             try:
-                part = self._do_page(number, plan.ranges[number], part)
+                after = self._do_page(number, reach, part)
             except ValueError as error:
                 # An adapter refuses a cursor so, as that of a table whose key was changed; and much else.
                 error.add_note(
@@ -304,9 +331,9 @@ class Job(Work[K, V]):
                     "--restart), which loses nothing but the progress"
                 )
                 raise
-            self._save(part_name(self.name, number), part.dump())
-            self._parts[number] = part
-            self._waiting = None
+            page.add({"zddm.job.rows": self._rows(after.counts) - self._rows(part.counts)})
+            self._save(part_name(self.name, number), after.dump())
+        return after
 
     def _take_over_part(self, plan: Plan, number: int) -> Part:
         kept = self._persistently(self._proxy.ledger.checkpoints)
@@ -370,7 +397,8 @@ class Job(Work[K, V]):
                     raise Stopped
                 ended = [call for call in running if call.done()]
                 if ended or self._clock() >= look_at:
-                    kept = self._persistently(self._proxy.ledger.checkpoints)
+                    with self._told.untraced():
+                        kept = self._persistently(self._proxy.ledger.checkpoints)
                     self._check_plan(plan, kept)
                     self._know_parts(plan, kept)
                     look_at = self._clock() + FOLLOW_SECONDS
@@ -398,6 +426,7 @@ class Job(Work[K, V]):
                 "patience_seconds": self._patience_seconds,
             },
             sharing=sharing,
+            trace=self._told.carrier(),
         )
 
     def _judge(self, call: Future[None], part: RemotePart) -> None:
@@ -441,10 +470,11 @@ class Job(Work[K, V]):
                 if part.done or self._proxy.ledger.save_checkpoint(name, data, version):
                     left.discard(number)
 
-    def run_part(self, number: int, owner: str, sharing: int) -> None:
+    def run_part(self, number: int, owner: str, sharing: int, trace: Mapping[str, str]) -> None:
         """Do one part of the run that the ledger has the plan of, for `owner`, who waits for it.
 
-        `sharing` is how many parts are done at a time: they share what the flag allows in a second.
+        `sharing` is how many parts are done at a time: they share what the flag allows in a second. `trace` is
+        what the run's trace is gone on with.
         """
         if not self._proxy.ledger_is_shared:
             raise LedgerNotShared("the proxy of who runs a part needs the ledger of who waits for it")
@@ -456,7 +486,10 @@ class Job(Work[K, V]):
         self._plan = saved_plan(self.name, kept)
         if self._plan is None:
             raise _superseded(self.name)
-        self._do_part(number)
+        self._told = self._proxy.job_telemetry(self.name, Stopped, part=number, carrier=trace)
+        with self._told:
+            self._do_part(number)
+            self._tell_counts(self._part(number).counts)
 
     def _wait(self, seconds: float, why: str) -> None:
         super()._wait(seconds, why)
@@ -464,7 +497,8 @@ class Job(Work[K, V]):
             return
         self._look_at = self._clock() + HELD_SECONDS
         try:
-            kept = self._proxy.ledger.checkpoints()
+            with self._told.untraced():
+                kept = self._proxy.ledger.checkpoints()
         except Exception:  # who waits is patient with the ledger, or soon calls it
             return
         self._check_plan(self._plan, kept)
@@ -473,6 +507,11 @@ class Job(Work[K, V]):
             mine = part.owner == self._owner
             if mine and (name not in kept or Part.load(name, kept[name].data).owner != self._owner):
                 raise _superseded(self.name)
+
+
+def _outcomes(counts: Mapping[str, int]) -> dict[str, int]:
+    """How many rows met with which outcome."""
+    return {outcome: number for outcome, number in counts.items() if outcome != "rows"}
 
 
 def _submitted(executor: Executor, part: RemotePart) -> Future[None]:

@@ -159,7 +159,7 @@ class Proxy(Overview[K, V]):
                 if operation.recording:
                     decision = self._gate.decision
                     operation.located(key, key_hash, decision.rollout.read, key_hash < decision.read_below)
-                    self._note_guard(operation)
+                    self._note_state(operation)
                 if why_old is not None:
                     operation.path = why_old
                     return self._old.read(key)
@@ -169,6 +169,8 @@ class Proxy(Overview[K, V]):
                     self._ledger_failed("dirty", error)
                     operation.path = "ledger_failed"
                     return self._old.read(key)
+                if operation.recording:
+                    operation.asked(bool(dirty))
                 if not dirty:
                     # A kill may have arrived while the ledger was asked.
                     why_old = self._why_not_read_new(key_hash, name, key)
@@ -207,7 +209,7 @@ class Proxy(Overview[K, V]):
         with self._telemetry.operation("read", batch=True) as operation:
             located = self._locate(keys)
             operation.batched(len(located), self._gate.rate)
-            self._note_guard(operation)
+            self._note_state(operation)
             for chunk in self._chunks(located):
                 operation.mark()
                 try:
@@ -250,7 +252,7 @@ class Proxy(Overview[K, V]):
         with self._telemetry.operation("write", batch=True) as operation:
             located = self._locate(items)
             operation.batched(len(located), self._gate.rate)
-            self._note_guard(operation)
+            self._note_state(operation)
             for chunk in self._chunks(located):
                 self._change(chunk, WriteMany(items), operation)
 
@@ -419,7 +421,7 @@ class Proxy(Overview[K, V]):
             if operation.recording:
                 decision = self._gate.decision
                 operation.located(key, key_hash, decision.rollout.write, key_hash < decision.write_below)
-                self._note_guard(operation)
+                self._note_state(operation)
             self._change([Located(key_hash, name, key)], change, operation)
 
     def _change(self, located: Sequence[Located[K]], change: Change[K, V], operation: OperationTelemetry) -> None:
@@ -520,9 +522,30 @@ class Proxy(Overview[K, V]):
 
     # -- reports ----------------------------------------------------------------------------------------------
 
-    def _note_guard(self, operation: OperationTelemetry) -> None:
-        if operation.recording and self._breaker is not None and self._breaker.state != "closed":
+    def _note_state(self, operation: OperationTelemetry) -> None:
+        """Say what an operation meets: a guard that is not closed, and a rollout that no span has told of yet."""
+        if not operation.recording:
+            return
+        if self._breaker is not None and self._breaker.state != "closed":
             operation.note("zddm.guard.state", self._breaker.state)
+        decision = self._gate.decision
+        flag_key = self._gate.flag_key
+        if flag_key is None or not self._telemetry.is_news(decision):
+            return
+        value = decision.rollout.text
+        evaluation = self._gate.evaluation
+        if evaluation is None or evaluation.rollout != decision.rollout:
+            operation.evaluated(flag_key, value)  # by a source that tells no more, or that is a change ahead
+            return
+        operation.evaluated(
+            flag_key,
+            value,
+            provider=evaluation.provider,
+            variant=evaluation.variant,
+            reason=evaluation.reason,
+            error=evaluation.error,
+            context=evaluation.context_id,
+        )
 
     def _gauges(self) -> Gauges:
         summary = self._ledger.last_summary()

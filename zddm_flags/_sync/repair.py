@@ -60,7 +60,12 @@ class Repair(Work[K, V]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(
-            proxy, page_size=page_size, per_second=per_second, patience_seconds=patience_seconds, clock=clock
+            proxy,
+            proxy.job_telemetry("repair", Stopped),
+            page_size=page_size,
+            per_second=per_second,
+            patience_seconds=patience_seconds,
+            clock=clock,
         )
         self._found_by_verify = found_by_verify
         self._everything = everything
@@ -80,20 +85,12 @@ class Repair(Work[K, V]):
         """
         self._proxy.check_can_work("repair")
         self._began = self._clock()
-        finished = True
-        try:
-            unknown: set[bytes] = set()
-            for names in self._names():
-                located = self._made_again(names, unknown)
-                if located:
-                    self._repair(located)
-            if unknown:
-                self._find(unknown)
-        except Stopped:
-            finished = False
-        finally:
-            self._waiting = None
-        counts = self._counts
+        with self._told:
+            finished = self._repair_all()
+            state = "finished" if finished else "stopped"
+            counts = self._counts
+            outcomes = {outcome: number for outcome, number in counts.items() if outcome != "keys"}
+            self._told.tell(outcomes, state=state, rows=counts["keys"], dry_run=self._dry_run)
         return RepairResult(
             finished=finished,
             dry_run=self._dry_run,
@@ -108,6 +105,22 @@ class Repair(Work[K, V]):
             not_found=counts["not_found"],
             seconds=self._clock() - self._began,
         )
+
+    def _repair_all(self) -> bool:
+        """Do it; returns whether it came to the end."""
+        try:
+            unknown: set[bytes] = set()
+            for names in self._names():
+                located = self._made_again(names, unknown)
+                if located:
+                    self._repair(located)
+            if unknown:
+                self._find(unknown)
+        except Stopped:
+            return False
+        finally:
+            self._waiting = None
+        return True
 
     def progress(self) -> Progress:
         """How far it is. Thread-safe, no I/O."""
@@ -138,7 +151,8 @@ class Repair(Work[K, V]):
         cursor: str | None = None
         while True:
             limit = self._allowance()
-            page = self._persistently(partial(self._proxy.ledger.stale_keys, cursor, limit))
+            with self._told.untraced():
+                page = self._persistently(partial(self._proxy.ledger.stale_keys, cursor, limit))
             if page.keys:
                 yield page.keys
             if page.next_cursor is None:
@@ -176,7 +190,8 @@ class Repair(Work[K, V]):
             cursor: str | None = None
             while unknown:
                 limit = self._allowance()
-                page: Page[K, V] = self._persistently(partial(scan, cursor, limit, None))
+                with self._told.untraced():
+                    page: Page[K, V] = self._persistently(partial(scan, cursor, limit, None))
                 located, _ = self._proxy.locate(key for key, _ in page.items)
                 wanted = [each for each in located if each.name in unknown]
                 if wanted:
@@ -191,6 +206,11 @@ class Repair(Work[K, V]):
     # -- what is done with them -------------------------------------------------------------------------------
 
     def _repair(self, located: Sequence[Located[K]]) -> None:
+        with self._told.page() as page:
+            self._repair_page(located)
+            page.add({"zddm.job.rows": len(located)})
+
+    def _repair_page(self, located: Sequence[Located[K]]) -> None:
         held = self._persistently(partial(self._proxy.read_old, located))
         absent = [each for each in located if each.key not in held]
         extra: list[Located[K]] = []

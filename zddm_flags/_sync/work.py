@@ -16,6 +16,7 @@ from zddm_flags.errors import CorruptCheckpoint, InvalidKey, LedgerMismatch, Sup
 from zddm_flags.guard import GuardOpen
 from zddm_flags.hashing import hash_rate
 from zddm_flags.pace import Pace
+from zddm_telemetry import JobTelemetry
 
 __all__ = ["LOOK_SECONDS", "Patience", "Stopped", "Work"]
 
@@ -47,6 +48,7 @@ class Work(Generic[K, V]):
     def __init__(
         self,
         proxy: Bulk[K, V],
+        told: JobTelemetry,
         *,
         page_size: int = 1000,
         per_second: float | None = None,
@@ -65,6 +67,7 @@ class Work(Generic[K, V]):
         self._paced_at = per_second
         self._waiting: str | None = None
         self._known_key: tuple[K] | None = None
+        self._told = told
         self._began = clock()
 
     def stop(self) -> None:
@@ -76,6 +79,7 @@ class Work(Generic[K, V]):
     def _wait(self, seconds: float, why: str) -> None:
         """Wait, and say why. Raises Stopped."""
         self._waiting = why
+        self._told.waits(why)
         if not self._stopper.stopped:
             self._stopper.wait(seconds)
         if self._stopper.stopped:

@@ -10,7 +10,7 @@ from redis.exceptions import ClusterCrossSlotError
 
 from zddm_adapters._async._world_redis import AsyncClient, check_client, renew_if_closed
 from zddm_adapters._codecs import BytesCodec, Codec
-from zddm_adapters._redis_client import check_settings
+from zddm_adapters._redis_client import check_settings, describe_redis
 from zddm_adapters._redis_errors import certainly_not_applied
 from zddm_adapters._redis_keys import KeySpace, ScanCursor
 from zddm_flags.errors import NotApplied, Unsupported, ValueRefused
@@ -237,13 +237,8 @@ class AsyncRedisAdapter(Generic[K, V]):
 
     def describe(self) -> StoreInfo:
         """The prefix and the number of the database, without I/O. Valkey is called `redis` too."""
-        database = 0 if self._cluster else self._client.connection_pool.connection_kwargs.get("db") or 0
-        return StoreInfo(
-            system="redis",
-            collection=self._keys.prefix.decode(errors="replace") or None,
-            namespace=str(database),
-            strong_reads=self._strong_reads,
-        )
+        prefix = self._keys.prefix.decode(errors="replace") or None
+        return describe_redis(self._client, prefix, cluster=self._cluster, strong_reads=self._strong_reads)
 
     async def _stored(self, names: list[bytes]) -> list[bytes | None]:
         """What is stored under each of `names`. Raises where that is not a string."""

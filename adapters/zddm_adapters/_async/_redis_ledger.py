@@ -15,6 +15,7 @@ from zddm_adapters._async._world_redis_ledger import (
     node_of,
     take_connection,
 )
+from zddm_adapters._redis_client import describe_redis
 from zddm_adapters._redis_scripts import REAP_AT_ONCE, Call, Rows, check_server, is_durable, is_refusal
 from zddm_flags.errors import NotApplied, Unsupported
 from zddm_flags.ledger import (
@@ -26,6 +27,7 @@ from zddm_flags.ledger import (
     Opening,
     StalePage,
 )
+from zddm_flags.protocols import StoreInfo
 from zddm_flags.rollout import checked_rate
 from zddm_telemetry.events import report
 
@@ -89,6 +91,10 @@ class AsyncRedisLedger:
         ledger; ValueError for a token that is none; and what the driver raises.
         """
         return _AsyncRedisMigration(self._client, Rows(self._prefix, name, identity, self._opened, token_seconds))
+
+    def describe(self) -> StoreInfo:
+        """The number of the database, and what the names of the Redis keys begin with, without I/O."""
+        return self._client.describe(self._prefix)
 
 
 class _AsyncRedisMigration:
@@ -175,6 +181,10 @@ class _Client:
         self._clustered = isinstance(client, RedisCluster)
         self._checked = False
 
+    def describe(self, collection: str) -> StoreInfo:
+        """The database, without I/O."""
+        return describe_redis(self._client, collection, cluster=self._clustered)
+
     async def send(self, call: Call, key: str) -> Sequence[Any]:
         """The reply to `call`. `key` tells the node of a cluster.
 
@@ -222,9 +232,9 @@ class _Client:
             infos = await self._infos()
             for info in infos:
                 check_server(info)
-            if not all(map(is_durable, infos)):
+            known, self._checked = self._checked, True
+            if not known and not all(map(is_durable, infos)):  # one of those that looked at the same time tells
                 report("warning", "ledger_not_durable", advice=_NOT_DURABLE)
-            self._checked = True
         return where
 
     async def _infos(self) -> list[Mapping[str, Any]]:

@@ -18,6 +18,7 @@ from zddm_adapters._async._world_sql import (
     run_blocking,
     to_its_end,
 )
+from zddm_adapters._sql_describe import describe_sql
 from zddm_adapters._sql_errors import certainly_not_applied
 from zddm_adapters._sql_ledger_tables import (
     ADVICE,
@@ -50,6 +51,7 @@ from zddm_flags.ledger import (
     cursor_after,
     key_before,
 )
+from zddm_flags.protocols import StoreInfo
 from zddm_flags.rollout import checked_rate
 
 __all__ = ["AsyncSqlAlchemyLedger"]
@@ -151,6 +153,10 @@ class AsyncSqlAlchemyLedger:
             ValueError: the name is empty, longer than 100 characters, ends in a space, or has a NUL.
         """
         return _Migration(self._engine, self._tables, checked_name(name), identity, self._opened, token_seconds)
+
+    def describe(self) -> StoreInfo:
+        """The database's system and name, and what the names of the tables begin with, without I/O."""
+        return describe_sql(self._engine.dialect, self._engine.url, self._tables.collection)
 
     @property
     def ddl(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from redis.exceptions import NoScriptError, ResponseError
 
+from zddm_adapters._redis_client import describe_redis
 from zddm_adapters._redis_scripts import REAP_AT_ONCE, Call, Rows, check_server, is_durable, is_refusal
 from zddm_adapters._sync._world_redis_ledger import (
     Redis,
@@ -27,6 +28,7 @@ from zddm_flags.ledger import (
     Opening,
     StalePage,
 )
+from zddm_flags.protocols import StoreInfo
 from zddm_flags.rollout import checked_rate
 from zddm_telemetry.events import report
 
@@ -90,6 +92,10 @@ class RedisLedger:
         ledger; ValueError for a token that is none; and what the driver raises.
         """
         return _AsyncRedisMigration(self._client, Rows(self._prefix, name, identity, self._opened, token_seconds))
+
+    def describe(self) -> StoreInfo:
+        """The number of the database, and what the names of the Redis keys begin with, without I/O."""
+        return self._client.describe(self._prefix)
 
 
 class _AsyncRedisMigration:
@@ -176,6 +182,10 @@ class _Client:
         self._clustered = isinstance(client, RedisCluster)
         self._checked = False
 
+    def describe(self, collection: str) -> StoreInfo:
+        """The database, without I/O."""
+        return describe_redis(self._client, collection, cluster=self._clustered)
+
     def send(self, call: Call, key: str) -> Sequence[Any]:
         """The reply to `call`. `key` tells the node of a cluster.
 
@@ -223,9 +233,9 @@ class _Client:
             infos = self._infos()
             for info in infos:
                 check_server(info)
-            if not all(map(is_durable, infos)):
+            known, self._checked = self._checked, True
+            if not known and not all(map(is_durable, infos)):  # one of those that looked at the same time tells
                 report("warning", "ledger_not_durable", advice=_NOT_DURABLE)
-            self._checked = True
         return where
 
     def _infos(self) -> list[Mapping[str, Any]]:

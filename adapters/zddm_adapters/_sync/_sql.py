@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar, overload
 from sqlalchemy import Executable, Row, Table
 from sqlalchemy.exc import DataError, IntegrityError
 
+from zddm_adapters._sql_describe import describe_sql
 from zddm_adapters._sql_errors import certainly_not_applied, parameter_refused
 from zddm_adapters._sql_table import MappedTable, ValueSpec, in_order
 from zddm_adapters._sync._world_sql import Engine, check_engine, raise_if_cancelled
@@ -216,15 +217,8 @@ class SqlAlchemyAdapter(Generic[K, V]):
 
     def describe(self) -> StoreInfo:
         """The database's system, name and table, without I/O."""
-        dialect = self._engine.dialect
-        sqlite = dialect.name == "sqlite"
-        return StoreInfo(
-            system="mariadb" if getattr(dialect, "is_mariadb", False) else dialect.name,
-            collection=self._name,
-            namespace=None if sqlite else self._engine.url.database,  # a path is no name of a database
-            remote=not sqlite,
-            strong_reads=self._strong_reads,
-        )
+        engine = self._engine
+        return describe_sql(engine.dialect, engine.url, self._name, strong_reads=self._strong_reads)
 
     def _apply(self, statement: Executable, batches: Iterable[Any]) -> None:
         """Execute `statement` with each of `batches` in one transaction."""

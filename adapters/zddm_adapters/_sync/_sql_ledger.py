@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.exc import DBAPIError
 
+from zddm_adapters._sql_describe import describe_sql
 from zddm_adapters._sql_errors import certainly_not_applied
 from zddm_adapters._sql_ledger_tables import (
     ADVICE,
@@ -51,6 +52,7 @@ from zddm_flags.ledger import (
     cursor_after,
     key_before,
 )
+from zddm_flags.protocols import StoreInfo
 from zddm_flags.rollout import checked_rate
 
 __all__ = ["SqlAlchemyLedger"]
@@ -152,6 +154,10 @@ class SqlAlchemyLedger:
             ValueError: the name is empty, longer than 100 characters, ends in a space, or has a NUL.
         """
         return _Migration(self._engine, self._tables, checked_name(name), identity, self._opened, token_seconds)
+
+    def describe(self) -> StoreInfo:
+        """The database's system and name, and what the names of the tables begin with, without I/O."""
+        return describe_sql(self._engine.dialect, self._engine.url, self._tables.collection)
 
     @property
     def ddl(self) -> str:
