@@ -45,6 +45,13 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def process_environment(more=None):
+    """The environment of a process that imports this checkout, with what is given and no telemetry of its own."""
+    paths = os.pathsep.join(str(ROOT / each) for each in (".", "adapters", "telemetry"))
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    return {**inherited, "PYTHONPATH": paths, "no_proxy": "127.0.0.1", **(more or {})}
+
+
 @dataclass
 class Service:
     """A service in a process of its own."""
@@ -101,14 +108,11 @@ class Service:
 def started(command, environment, log):
     """The service that `command` starts on a port that is free, once it is ready."""
     port = free_port()
-    paths = os.pathsep.join(str(ROOT / each) for each in (".", "adapters", "telemetry"))
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-    environment = {**inherited, "PYTHONPATH": paths, "no_proxy": "127.0.0.1", **environment}
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *(part.format(port=port) for part in command)],
             cwd=SERVICES,
-            env=environment,
+            env=process_environment(environment),
             stdout=output,
             stderr=output,
             start_new_session=True,
@@ -152,6 +156,16 @@ def databases(postgresql_server):
             return rows
 
         yield make
+
+
+@pytest.fixture
+def valkey(valkey_server):
+    """A client of a numbered database of its own."""
+    with valkey_server.client() as client:
+        client.select(11)
+        client.flushdb()
+        yield client
+        client.flushdb()
 
 
 @pytest.fixture

@@ -20,16 +20,7 @@ def old(databases):
 
 
 @pytest.fixture
-def new(valkey_server):
-    with valkey_server.client() as client:
-        client.select(11)
-        client.flushdb()
-        yield client
-        client.flushdb()
-
-
-@pytest.fixture
-def environment(old, new, flags, valkey_server):
+def environment(old, valkey, flags, valkey_server):
     return {
         "OLD_DATABASE_URL": old.url,
         "NEW_REDIS_URL": f"redis://{valkey_server.host}:{valkey_server.port}/11",
@@ -42,29 +33,29 @@ def in_new(client):
     return {key.decode(): json.loads(client.get(key))["visits"] for key in client.keys("users:*")}
 
 
-def test_users_move_while_it_serves(environment, old, new, flags, tmp_path):
+def test_users_move_while_it_serves(environment, old, valkey, flags, tmp_path):
     """At 0 Old has all; at 1 reads copy and New serves; a kill leaves Old alone, and nothing stale after it."""
     with started(COMMAND, environment, tmp_path / "log") as service:
         ada, alan = service.put("ada", 1), service.put("alan", 1)
         assert service.get("ada") == (200, ada)
         assert service.health() == {"ready": True, "rate": 0, "guard": "closed"}
-        assert new.keys() == []
+        assert valkey.keys() == []
 
         flags.set(FLAG, 1)
         wait_until(lambda: service.health()["rate"] == 1, "the service follows the flag")
         assert service.get("ada") == (200, ada)
-        assert in_new(new) == {"users:ada": 1}
+        assert in_new(valkey) == {"users:ada": 1}
         old.execute("UPDATE users SET visits = 99")  # past the proxy, to see who serves
         assert service.get("ada") == (200, ada)
         old.execute("UPDATE users SET visits = 1")
         service.put("grace", 1)
-        assert in_new(new) == {"users:ada": 1, "users:grace": 1}
+        assert in_new(valkey) == {"users:ada": 1, "users:grace": 1}
 
         flags.turn_off(FLAG)
         wait_until(lambda: service.health()["rate"] == 0, "the service follows the kill")
         ada, grace = service.put("ada", 2), service.get("grace")[1]
         assert service.call("DELETE", "/users/grace") == (204, None)
-        assert in_new(new) == {"users:ada": 1, "users:grace": 1}
+        assert in_new(valkey) == {"users:ada": 1, "users:grace": 1}
 
         flags.turn_on(FLAG)
         wait_until(lambda: service.health()["rate"] == 1, "the service follows the flag again")
@@ -75,11 +66,11 @@ def test_users_move_while_it_serves(environment, old, new, flags, tmp_path):
         assert service.get("alan") == (404, None) == service.get("nobody")
         assert service.call("PUT", "/users/ada", {**alan, "visits": "many"})[0] == 422
         assert service.get("%00")[0] == 422
-        assert in_new(new) == {"users:ada": 2}
+        assert in_new(valkey) == {"users:ada": 2}
         assert old.execute("SELECT id, visits FROM users") == [("ada", 2)]
 
 
-def test_concurrent_requests(environment, old, new, flags, tmp_path):
+def test_concurrent_requests(environment, old, valkey, flags, tmp_path):
     """Thirty users that are written and read at once each keep their own last visit, in both stores."""
     flags.set(FLAG, 1)
     with started(COMMAND, environment, tmp_path / "log") as service:
@@ -94,7 +85,7 @@ def test_concurrent_requests(environment, old, new, flags, tmp_path):
             assert all(pool.map(visit, range(30)))
         visits = dict(old.execute("SELECT id, visits FROM users"))
         assert visits == {f"u{number}": number for number in range(30)}
-        assert in_new(new) == {f"users:{key}": number for key, number in visits.items()}
+        assert in_new(valkey) == {f"users:{key}": number for key, number in visits.items()}
 
 
 def test_a_read_is_a_child_of_the_callers_span(environment, collector, tmp_path):

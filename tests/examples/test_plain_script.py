@@ -1,6 +1,5 @@
 """examples/plain_script.py, and what is true of all examples of a program."""
 
-import os
 import re
 import signal
 import subprocess
@@ -8,10 +7,9 @@ import sys
 
 import pytest
 
-from tests.examples.conftest import DEADLINE, ROOT, SERVICES
+from tests.examples.conftest import DEADLINE, ROOT, SERVICES, process_environment
 
 SCRIPT = ROOT / "examples" / "plain_script.py"
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "no_proxy": "127.0.0.1"}
 
 
 @pytest.mark.parametrize("program", [*SERVICES.glob("*.py"), SCRIPT], ids=lambda program: program.name)
@@ -24,7 +22,7 @@ def test_the_script_does_its_job():
     """It goes through all users, tells how far it is, says how many moved, and ends with 0 and no complaint."""
     run = subprocess.run(
         [sys.executable, SCRIPT, "1200"],
-        env=ENVIRONMENT,
+        env=process_environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -48,7 +46,7 @@ def test_the_script_is_stopped_between_two_pages(number):
     """A signal ends it after the page that it was at, with its proxy and stores closed and exit code 130."""
     process = subprocess.Popen(
         [sys.executable, SCRIPT, "100000"],
-        env=ENVIRONMENT,
+        env=process_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
