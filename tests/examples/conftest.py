@@ -7,19 +7,17 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from sqlalchemy import create_engine, text
 
+from tests.otlp import OtlpReceiver
 from zddm_flags.testing import FlagServer
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +94,7 @@ class Service:
             return False
 
     def stop(self):
-        """SIGTERM; the exit status, once nothing was raised in any process of it."""
+        """SIGTERM; the exit status, once it ended and nothing was raised in any process of it."""
         self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(DEADLINE)
         log = self.log.read_text()
@@ -177,24 +175,6 @@ def flags():
 
 @pytest.fixture
 def collector():
-    """A receiver of OTLP: its address, and the spans that arrived."""
-    spans = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            sent = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
-            for resource in sent.resource_spans:
-                for scope in resource.scope_spans:
-                    spans.extend(scope.spans)
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, format, *args):
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", spans
-        server.shutdown()
-        thread.join()
+    """What spans are exported to."""
+    with OtlpReceiver() as receiver:
+        yield receiver

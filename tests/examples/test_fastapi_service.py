@@ -1,6 +1,7 @@
 """examples/services/fastapi_service.py, started as its README says."""
 
 import json
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,6 +10,7 @@ from tests.examples.conftest import FLAG, started, wait_until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
+ENDED = -signal.SIGTERM  # uvicorn, when it has closed everything, lets the signal do what it does by default
 COMMAND = ("uvicorn", "fastapi_service:app", "--host", "127.0.0.1", "--port", "{port}")
 
 
@@ -68,6 +70,7 @@ def test_users_move_while_it_serves(environment, old, valkey, flags, tmp_path):
         assert service.get("%00")[0] == 422
         assert in_new(valkey) == {"users:ada": 2}
         assert old.execute("SELECT id, visits FROM users") == [("ada", 2)]
+        assert service.stop() == ENDED
 
 
 def test_concurrent_requests(environment, old, valkey, flags, tmp_path):
@@ -90,21 +93,15 @@ def test_concurrent_requests(environment, old, valkey, flags, tmp_path):
 
 def test_a_read_is_a_child_of_the_callers_span(environment, collector, tmp_path):
     """A read is below the caller's span, in the caller's trace, and its span arrives before the service ends."""
-    endpoint, spans = collector
-    environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_SERVICE_NAME": "users-service"}
+    environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_SERVICE_NAME": "users-service"}
     with started(COMMAND, environment, tmp_path / "log") as service:
         headers = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
-        assert service.call("GET", "/users/ada", headers=headers) == (404, None)
+        assert service.call("GET", "/users/ada", headers=headers)[0] == 404
         service.put("ada", 1)
-        service.stop()
-    by_id = {span.span_id.hex(): span for span in spans}
-    (read,) = [span for span in spans if span.name == "zddm.read"]
-    assert read.trace_id.hex() == TRACE
-    parent = read.parent_span_id.hex()
-    names = []
-    while parent != SPAN:
-        names.append(by_id[parent].name)
-        parent = by_id[parent].parent_span_id.hex()
-    assert names[-1] == "GET /users/{key}"
-    (write,) = [span for span in spans if span.name == "zddm.write"]
-    assert write.trace_id.hex() != TRACE
+        assert service.stop() == ENDED
+    (request,) = [tree for tree in collector.traces() if tree.span.name == "GET /users/{key}"]
+    assert (request.span.trace_id, request.span.parent_id) == (TRACE, SPAN)
+    (read,) = [tree.span for tree in request.find("zddm.read")]
+    assert read.service == "users-service"
+    (write,) = [span for span in collector.spans if span.name == "zddm.write"]
+    assert write.trace_id != TRACE
