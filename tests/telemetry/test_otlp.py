@@ -17,7 +17,7 @@ from tests.core.worlds import MANY, SCANNED, Job, Migration, Trouble, World
 from tests.otlp import OtlpReceiver
 from tests.telemetry.exported import Exported, compare, exporting, scenes_of
 from tests.telemetry.test_spans import KEY, NEW, OLD, VALUE
-from zddm_flags import AsyncVerify, Copies, Guard, Rollout, Shadow, StoreInfo, Verify
+from zddm_flags import AsyncVerify, Guard, Rollout, Shadow, StoreInfo, Verify
 from zddm_flags.errors import LedgerUnavailable, NotApplied, OperationTimedOut
 from zddm_telemetry import events
 from zddm_telemetry.version import VERSION
