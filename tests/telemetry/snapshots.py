@@ -72,7 +72,7 @@ def operation(
     error: str | None = None,
     events: Sequence[Any] = (),
 ) -> Any:
-    """A span of one operation, as it must be. Its reason is the one place that asks the code for what it expects."""
+    """A span of one operation, as it must be. Only its reason is taken from the code: tests of its own pin that."""
     attributes: dict[str, Any] = {
         "zddm.migration": "users",
         "zddm.gate.rate": rate,
