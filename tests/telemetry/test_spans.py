@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler
 
-from tests.core.worlds import Migration, Trouble, World
+from tests.core.worlds import MANY, Migration, Trouble, World
 from tests.telemetry.snapshots import (
     KEY,
     VALUE,
@@ -27,8 +27,9 @@ from tests.telemetry.snapshots import (
     typed,
     warning,
 )
-from zddm_flags import Rollout, TrafficGate
+from zddm_flags import Guard, Rollout, Shadow, TrafficGate
 from zddm_flags.errors import LedgerUnavailable, NotApplied
+from zddm_flags.rollout import Evaluation
 from zddm_telemetry import events
 
 Run = Callable[[Migration], Any]
@@ -609,6 +610,109 @@ async def test_broken_sampler(world: World, failures: set[type[BaseException]]) 
     """A sampler that raises hurts no operation."""
     await works(world, Traced(sampler=BrokenSampler()))
     assert failures == {Trouble}
+
+
+ALL = (*MANY, "scan", "partitions", "count")
+
+
+class Follows:
+    """A source of a rate that names a flag and says how the rate came about."""
+
+    flag_key = "users-migration-rate"
+    rollout = Rollout.of(1.0)
+    evaluation = Evaluation(rollout, flag_key, "acme", "1", "split", None, "service:users")
+
+    def subscribe(self, listener: Callable[[Rollout], None]) -> Callable[[], None]:
+        listener(self.rollout)
+        return lambda: None
+
+
+async def works_beside(world: World, traced: Traced) -> None:
+    """Copies, comparisons, a probe, jobs and a flag's evaluation: all is done as without telemetry."""
+    migration = traced.migration(
+        world,
+        old={KEY: VALUE, "a": VALUE, "b": VALUE},
+        old_methods=ALL,
+        new_methods=ALL,
+        copy="background",
+        shadow=Shadow(share=1),
+        guard=Guard(min_calls=1, trial_calls=1),
+    )
+    migration.gate = TrafficGate(Follows())
+    migration = migration.made_by(migration._make)
+    before = trace.get_current_span()
+    assert await migration.read_many([KEY, "a"]) == {KEY: VALUE, "a": VALUE}
+    await migration.work()
+    assert set(migration.new.values) == {KEY, "a"}
+    assert await migration.read(KEY) == VALUE
+    migration.new.outage()
+    assert await migration.read(KEY) == VALUE
+    migration.new.recover()
+    migration.clock.advance(100)
+    assert await migration.read("a") == VALUE
+    await migration.work()
+    assert migration.stats().guard == "closed"  # by the probe, and a comparison as the trial
+    job = migration.backfill(page_size=1)
+    migration.old.outage(methods=["scan"])
+
+    async def recover() -> None:
+        migration.old.recover()
+
+    job.time.hooks.append(recover)
+    assert (await job.run()).complete
+    assert migration.new.values == migration.old.values
+    migration.proxy.disable()
+    await migration.write("b", "later")
+    migration.proxy.enable()
+    assert (await migration.repair().run()).copied == 1
+    migration.ledger.outage(methods=["summary", "checkpoints"])
+    with pytest.raises(Trouble) as caught:
+        await migration.backfill(restart=True).run()
+    assert caught.value in migration.ledger.before.values()
+    assert migration.stats().operations["compare", "equal"] >= 1
+    assert trace.get_current_span() is before
+
+
+@pytest.mark.usefixtures("by_hand")
+@pytest.mark.parametrize("moment", ["start", "end"])
+async def test_broken_processor_beside_operations(
+    world: World, moment: str, failures: set[type[BaseException]]
+) -> None:
+    """A span processor that raises hurts no background work, no job and no evaluation."""
+    traced = Traced()
+    traced.provider.add_span_processor(BrokenProcessor(moment))
+    await works_beside(world, traced)
+    assert failures == {Trouble}
+
+
+@pytest.mark.usefixtures("by_hand")
+async def test_broken_sampler_beside_operations(world: World, failures: set[type[BaseException]]) -> None:
+    """A sampler that raises hurts no background work, no job and no evaluation."""
+    await works_beside(world, Traced(sampler=BrokenSampler()))
+    assert failures == {Trouble}
+
+
+@pytest.mark.usefixtures("by_hand")
+@pytest.mark.parametrize("method", ["add_event", "set_attribute", "set_attributes", "set_status", "end"])
+async def test_broken_span(
+    world: World, method: str, failures: set[type[BaseException]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A span of which a method raises hurts no operation, no background work, no job and no evaluation."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise Trouble
+
+    monkeypatch.setattr(Span, method, broken)
+    await works(world, Traced())
+    await works_beside(world, Traced())
+    assert failures == {Trouble}
+
+
+@pytest.mark.usefixtures("by_hand")
+async def test_the_rest_of_what_could_break(world: World, failures: set[type[BaseException]]) -> None:
+    """Where nothing raises the same is done, and nothing is swallowed."""
+    await works_beside(world, Traced())
+    assert failures == set()
 
 
 async def test_key_without_repr(world: World, failures: set[type[BaseException]]) -> None:
