@@ -73,7 +73,7 @@ def operation(
     error: str | None = None,
     events: Sequence[Any] = (),
 ) -> Any:
-    """A span of one operation, as it must be. Only its reason is taken from the code: tests of its own pin that."""
+    """A span of one operation, as it must be. Its reason alone is the code's: tests of its own pin that."""
     attributes: dict[str, Any] = {
         "zddm.migration": "users",
         "zddm.gate.rate": rate,

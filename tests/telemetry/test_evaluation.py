@@ -162,21 +162,24 @@ async def test_an_unsampled_operation_leaves_it(world: World, traced: Traced) ->
 
 
 async def test_launchdarkly(world: World, traced: Traced) -> None:
-    """With the real SDK a change, and a kill, are told with the variation, LaunchDarkly's reason and the context."""
-    with FlagServer({FLAG: 0.5}) as flags, flags.client() as client:
-        with LaunchDarklySource(client, FLAG, Context.create("users-service", "service")) as source:
-            migration = follow(world, traced, source)
-            await world.until(lambda: migration.gate.rate == 0.5)
-            await migration.read(KEY)
-            await migration.read(KEY)
-            [(_, ramped)] = told(traced)
-            flags.turn_off(FLAG)
-            deadline = time.monotonic() + 10
-            while migration.gate.rate != 0 and time.monotonic() < deadline:
-                await world.pause()
-            await migration.write(KEY, 1)
-            await migration.read(KEY)
-            [(name, killed)] = told(traced)
+    """With the real SDK a change and a kill are told with variation, LaunchDarkly's reason and context."""
+    with (
+        FlagServer({FLAG: 0.5}) as flags,
+        flags.client() as client,
+        LaunchDarklySource(client, FLAG, Context.create("users-service", "service")) as source,
+    ):
+        migration = follow(world, traced, source)
+        await world.until(lambda: migration.gate.rate == 0.5)
+        await migration.read(KEY)
+        await migration.read(KEY)
+        [(_, ramped)] = told(traced)
+        flags.turn_off(FLAG)
+        deadline = time.monotonic() + 10
+        while migration.gate.rate != 0 and time.monotonic() < deadline:
+            await world.pause()
+        await migration.write(KEY, 1)
+        await migration.read(KEY)
+        [(name, killed)] = told(traced)
     always = {
         "feature_flag.key": FLAG,
         "feature_flag.provider.name": "launchdarkly",

@@ -54,7 +54,7 @@ SAVED = [ledger("summary"), SAVE]
 
 
 def run(job: str, children: Sequence[Any], pages: int, traced: int | None = None, **about: Any) -> Any:
-    """The span of a run that finished, as it must be. `about`: `rows`, what is told of the job, and the outcomes."""
+    """The span of a run that finished, as it must be. `about`: what is told of the job, and the outcomes."""
     told = ("state", "rows", "resumed", "parts", "dry_run")
     attributes: dict[str, Any] = {
         "zddm.migration": "users",
@@ -123,7 +123,7 @@ async def left_stale(migration: Migration) -> None:
 
 
 async def test_spans_of_a_backfill(world: World, traced: Traced) -> None:
-    """A run is one trace: below it are its pages, and below these the calls that copy their keys, and save them."""
+    """A run is one trace: below it are its pages, and below these the calls that copy keys, and save the page."""
     migration = traced.migration(world, old=dict.fromkeys(KEYS[:3], VALUE), new={KEYS[0]: VALUE}, **METHODS)
     await migration.backfill(page_size=2).run()
     copied = [BEGIN_COPY, store("old", "read"), store("new", "write"), END]

@@ -57,8 +57,9 @@ async def test_a_ledger_in_memory_has_none(world: World, traced: Traced, metered
     """A ledger in this process takes no time: it has no span and no metric, given or by default."""
     telemetry = traced.telemetry(meter_provider=metered.provider)
     given: Any = InMemoryLedger() if world.blocking else AsyncInMemoryLedger()
-    for options in ({"ledger": given}, {"ledger": None}, {"shared": False}):
-        await use(traced.migration(world, telemetry=telemetry, **options))
+    each: dict[str, Any]
+    for each in ({"ledger": given}, {"ledger": None}, {"shared": False}):
+        await use(traced.migration(world, telemetry=telemetry, **each))
     assert calls(traced) == []
     assert {span.name for span in traced.spans} == {
         *("zddm.write", "zddm.read", "write users", "write users:v2", "read users:v2"),
@@ -67,7 +68,7 @@ async def test_a_ledger_in_memory_has_none(world: World, traced: Traced, metered
 
 
 async def test_what_the_ledger_says_of_itself(world: World, traced: Traced) -> None:
-    """Each call has the database's attributes as the ledger describes itself, and the batch's size from 2 keys on."""
+    """Each call has the database's attributes as the ledger describes itself, and the batch's size from 2 on."""
     migration = traced.migration(world, old_methods=MANY, new_methods=MANY)
     await migration.write_many({"a": 1, "b": 2, "c": 3})
     await migration.read_many(["a"])
