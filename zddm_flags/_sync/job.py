@@ -92,7 +92,7 @@ class Job(Work[K, V]):
             raise TypeError("executor= needs target=: the module:attribute of the proxy, for who runs a part")
         super().__init__(
             proxy,
-            proxy.job_telemetry(self.name),
+            proxy.job_telemetry(self.name, Stopped),
             page_size=page_size,
             per_second=per_second,
             patience_seconds=patience_seconds,
@@ -486,7 +486,7 @@ class Job(Work[K, V]):
         self._plan = saved_plan(self.name, kept)
         if self._plan is None:
             raise _superseded(self.name)
-        self._told = self._proxy.job_telemetry(self.name, part=number, carrier=trace)
+        self._told = self._proxy.job_telemetry(self.name, Stopped, part=number, carrier=trace)
         with self._told:
             self._do_part(number)
             self._tell_counts(self._part(number).counts)
@@ -507,6 +507,11 @@ class Job(Work[K, V]):
             mine = part.owner == self._owner
             if mine and (name not in kept or Part.load(name, kept[name].data).owner != self._owner):
                 raise _superseded(self.name)
+
+
+def _outcomes(counts: Mapping[str, int]) -> dict[str, int]:
+    """How many rows met with which outcome."""
+    return {outcome: number for outcome, number in counts.items() if outcome != "rows"}
 
 
 def _submitted(executor: Executor, part: RemotePart) -> Future[None]:

@@ -61,7 +61,7 @@ class Repair(Work[K, V]):
     ) -> None:
         super().__init__(
             proxy,
-            proxy.job_telemetry("repair"),
+            proxy.job_telemetry("repair", Stopped),
             page_size=page_size,
             per_second=per_second,
             patience_seconds=patience_seconds,
