@@ -210,9 +210,7 @@ READS = {
     "dirty, for it is being written": Scene(read, being_written, HELD),
     "dirty, to be copied in the background": Scene(read, left_stale, {"copy": "background"}),
     "new_failed": Scene(read, new_fails, HELD),
-    "new_failed, with the copy": Scene(
-        read, lambda migration: migration.new.outage(methods=["write"]), OLD_ONLY
-    ),
+    "new_failed, with the copy": Scene(read, lambda migration: migration.new.outage(methods=["write"]), OLD_ONLY),
     "guard_open": Scene(read, guard_opens, HELD),
     "ledger_failed": Scene(read, ledger_fails("dirty"), HELD),
     "ledger_failed, with the copy": Scene(read, ledger_fails("begin_copy"), OLD_ONLY),
