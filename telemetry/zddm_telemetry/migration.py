@@ -64,8 +64,8 @@ class Telemetry:
 Reason = Callable[[str, str, bool, bool | None], str | None]
 """Makes a sentence that says why a key took its path.
 
-Of the operation, the path, whether the gate lets the key pass, and whether the ledger called it dirty (None: it was
-not asked).
+Of the operation, the path, whether the gate lets the key pass, and whether the ledger called it dirty (None: it
+was not asked).
 """
 
 
@@ -88,6 +88,7 @@ class MigrationTelemetry:
         self.tracing = False
         self.metering = False
         self._look_again = 0.0
+        self._last_told: object = None
         self._limit_lock = threading.Lock()
         self._quiet_until: dict[str, float] = {}
         self._suppressed: Counter[str] = Counter()
@@ -108,13 +109,25 @@ class MigrationTelemetry:
         """A context manager around what is done in the background and is no operation, as a probe."""
         return WorkTelemetry(self, f"zddm.{name}", causes=causes)
 
-    def job(self, name: str, *, part: int | None = None, carrier: Mapping[str, str] | None = None) -> JobTelemetry:
+    def job(
+        self,
+        name: str,
+        stopped: type[Exception],
+        *,
+        part: int | None = None,
+        carrier: Mapping[str, str] | None = None,
+    ) -> JobTelemetry:
         """A context manager around a run of a job; or around one part, in the trace that `carrier` comes from."""
-        return JobTelemetry(self, name, part=part, carrier=carrier)
+        return JobTelemetry(self, name, stopped, part=part, carrier=carrier)
 
     def cause(self) -> Cause | None:
         """The current span, for what is done later because of it. None where it does not record."""
         return cause() if self.tracing else None
+
+    def is_news(self, decision: object) -> bool:
+        """Whether no span has told of this decision of the gate; from then on one has."""
+        known, self._last_told = self._last_told, decision  # without a lock: at worst two spans tell of it
+        return known is not decision
 
     def traces(self) -> bool:
         """Whether an SDK for spans is set up by now, looked for again."""
@@ -132,8 +145,15 @@ class MigrationTelemetry:
             failed(error)
 
     def report(self, level: Literal["info", "warning", "error"], event: str, **fields: object) -> None:
-        """Log an event of this migration, and add it to the current span."""
-        report(level, event, log=self._log, migration=self.name, **fields)
+        """Log an event of this migration, and add it to the current span.
+
+        It also says what `report_limited` did not log so far, as `suppressed_new_failed`: an outage that ends has
+        no next warning to say so, but `guard_closed` comes then.
+        """
+        with self._limit_lock:
+            left_out, self._suppressed = self._suppressed, Counter()
+        told = {f"suppressed_{name}": count for name, count in left_out.items()}
+        report(level, event, log=self._log, migration=self.name, **fields, **told)
 
     def report_limited(self, event: str, **fields: object) -> None:
         """Report a warning that an outage repeats for every operation; log it at most once in ten seconds.

@@ -11,13 +11,13 @@ import pytest
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 
-def scenario(name):
+def scenario(*names, program="forked_child.py"):
     command = [
         sys.executable,
         "-W",
         "ignore::DeprecationWarning",
-        Path(__file__).parent / "forked_child.py",
-        name,
+        Path(__file__).parent / program,
+        *names,
     ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
@@ -51,6 +51,11 @@ def test_postfork_too_early():
 def test_a_lock_held_at_the_fork():
     """A lock that a thread of the parent holds at the fork does not hang the child."""
     assert scenario("held_locks") == [False, 0.0]
+
+
+def test_an_import_in_progress_at_the_fork():
+    """A fork right after the source was made leaves the child no half-done import of structlog to wait for."""
+    assert scenario(program="slow_import.py") is True
 
 
 def test_closing_in_the_child():

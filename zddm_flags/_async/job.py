@@ -91,7 +91,7 @@ class AsyncJob(AsyncWork[K, V]):
             raise TypeError("executor= needs target=: the module:attribute of the proxy, for who runs a part")
         super().__init__(
             proxy,
-            proxy.job_telemetry(self.name),
+            proxy.job_telemetry(self.name, Stopped),
             page_size=page_size,
             per_second=per_second,
             patience_seconds=patience_seconds,
@@ -176,7 +176,7 @@ class AsyncJob(AsyncWork[K, V]):
                 return plan
             finally:
                 counts = self._counts()
-                self._told.tell(counts, resumed=self.resumed, rows=self._rows(counts))
+                self._told.tell(_outcomes(counts), resumed=self.resumed, rows=self._rows(counts))
                 if self._plan is not None:
                     self._told.tell({}, run=self._plan.run, parts=len(self._plan.ranges))
 
@@ -310,24 +310,24 @@ class AsyncJob(AsyncWork[K, V]):
         while not part.done:
             if self._stopper.stopped:
                 raise Stopped
-            try:
-                part = await self._do_told_page(number, plan.ranges[number], part)
-            except ValueError as error:
-                # An adapter refuses a cursor so, as that of a table whose key was changed; and much else.
-                error.add_note(
-                    f"{self.name} went on from where {part_name(self.name, number)!r} in the ledger says: if it "
-                    "is this cursor that the adapter refuses, begin anew with restart=True (on the command line "
-                    "--restart), which loses nothing but the progress"
-                )
-                raise
-            await self._save(part_name(self.name, number), part.dump())
+            with self._told.page(number) as page:
+                part = await self._do_page_and_save(number, plan.ranges[number], part)
+                page.add({"zddm.job.rows": self._rows(part.counts) - self._rows(self._part(number).counts)})
             self._parts[number] = part
             self._waiting = None
 
-    async def _do_told_page(self, number: int, reach: Range, part: Part) -> Part:
-        with self._told.page(number) as page:
+    async def _do_page_and_save(self, number: int, reach: Range, part: Part) -> Part:
+        try:
             after = await self._do_page(number, reach, part)
-            page.add({"zddm.job.rows": self._rows(after.counts) - self._rows(part.counts)})
+        except ValueError as error:
+            # An adapter refuses a cursor so, as that of a table whose key was changed; and much else.
+            error.add_note(
+                f"{self.name} went on from where {part_name(self.name, number)!r} in the ledger says: if it "
+                "is this cursor that the adapter refuses, begin anew with restart=True (on the command line "
+                "--restart), which loses nothing but the progress"
+            )
+            raise
+        await self._save(part_name(self.name, number), after.dump())
         return after
 
     async def _take_over_part(self, plan: Plan, number: int) -> Part:
@@ -480,10 +480,10 @@ class AsyncJob(AsyncWork[K, V]):
         self._plan = saved_plan(self.name, kept)
         if self._plan is None:
             raise _superseded(self.name)
-        self._told = self._proxy.job_telemetry(self.name, part=number, carrier=trace)
+        self._told = self._proxy.job_telemetry(self.name, Stopped, part=number, carrier=trace)
         with self._told:
             await self._do_part(number)
-            self._told.tell(self._part(number).counts)
+            self._told.tell(_outcomes(self._part(number).counts))
 
     async def _wait(self, seconds: float, why: str) -> None:
         await super()._wait(seconds, why)
@@ -500,6 +500,11 @@ class AsyncJob(AsyncWork[K, V]):
             mine = part.owner == self._owner
             if mine and (name not in kept or Part.load(name, kept[name].data).owner != self._owner):
                 raise _superseded(self.name)
+
+
+def _outcomes(counts: Mapping[str, int]) -> dict[str, int]:
+    """How many rows met with which outcome."""
+    return {outcome: number for outcome, number in counts.items() if outcome != "rows"}
 
 
 def _submitted(executor: Executor, part: RemotePart) -> Future[None]:

@@ -60,7 +60,7 @@ class AsyncRepair(AsyncWork[K, V]):
     ) -> None:
         super().__init__(
             proxy,
-            proxy.job_telemetry("repair"),
+            proxy.job_telemetry("repair", Stopped),
             page_size=page_size,
             per_second=per_second,
             patience_seconds=patience_seconds,
@@ -87,7 +87,8 @@ class AsyncRepair(AsyncWork[K, V]):
         with self._told:
             finished = await self._repair_all()
             state = "finished" if finished else "stopped"
-            self._told.tell(self._counts, state=state, rows=self._counts["keys"], dry_run=self._dry_run)
+            outcomes = {outcome: number for outcome, number in self._counts.items() if outcome != "keys"}
+            self._told.tell(outcomes, state=state, rows=self._counts["keys"], dry_run=self._dry_run)
         counts = self._counts
         return RepairResult(
             finished=finished,

@@ -61,7 +61,7 @@ class Repair(Work[K, V]):
     ) -> None:
         super().__init__(
             proxy,
-            proxy.job_telemetry("repair"),
+            proxy.job_telemetry("repair", Stopped),
             page_size=page_size,
             per_second=per_second,
             patience_seconds=patience_seconds,
@@ -88,7 +88,8 @@ class Repair(Work[K, V]):
         with self._told:
             finished = self._repair_all()
             state = "finished" if finished else "stopped"
-            self._told.tell(self._counts, state=state, rows=self._counts["keys"], dry_run=self._dry_run)
+            outcomes = {outcome: number for outcome, number in self._counts.items() if outcome != "keys"}
+            self._told.tell(outcomes, state=state, rows=self._counts["keys"], dry_run=self._dry_run)
         counts = self._counts
         return RepairResult(
             finished=finished,
