@@ -32,6 +32,8 @@ REASONS: Mapping[tuple[str, str], str] = {
 """By operation and path. What a delete does is told as for a write."""
 
 _STALE = "the key was stale: Old served it, and now New has it again"
+_GONE = "the key was dirty, so New was not asked; Old lacks the key"
+_MEANWHILE = "the gate closed for this key while the operation went on"
 _TOO_LONG = "the key is too long for the ledger: no write takes it, so it is in Old at most"
 
 
@@ -41,8 +43,14 @@ def reason_of(operation: str, path: str, passed: bool, dirty: bool | None) -> st
     `passed`: whether the gate let the key pass. `dirty`: what the ledger said of it, None where it was not asked.
     """
     operation = "write" if operation == "delete" else operation
-    if operation == "read" and path == "copied" and dirty:
-        return _STALE
-    if operation == "read" and path == "old" and passed:
-        return _TOO_LONG
-    return REASONS.get((operation, path))
+    match operation, path:
+        case "read", "copied" if dirty:
+            return _STALE
+        case "read", "miss" if dirty:
+            return _GONE
+        case "read", "old" if passed:
+            return _TOO_LONG if dirty is None else _MEANWHILE
+        case "write", "old" if passed:
+            return f"{_MEANWHILE}; Old alone was changed"
+        case _:
+            return REASONS.get((operation, path))

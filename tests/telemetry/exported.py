@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from tests.otlp import OtlpReceiver, Span, Tree
 from zddm_flags import Telemetry
 
-__all__ = ["Exported", "compare", "exporting", "rendered"]
+__all__ = ["Exported", "compare", "exporting", "rendered", "scenes_of"]
 
 SERVICE = "shop"
 FOLDER = Path(__file__).parent / "traces"
@@ -111,7 +111,10 @@ def compare(group: str, scene: str, trees: Sequence[Tree]) -> None:
         sections[scene] = found
         text = "\n\n".join(f"=== {name}\n{section}" for name, section in sections.items())
         path.write_text(text + "\n", encoding="utf-8")
-    assert found.splitlines() == sections[scene].splitlines()
+    difference = "\n".join(
+        unified_diff(sections[scene].splitlines(), found.splitlines(), "written down", "came", n=9)
+    )
+    assert not difference, f"the traces of {scene!r} differ:\n{difference}"
 
 
 def _sections(path: Path) -> dict[str, str]:
@@ -124,8 +127,3 @@ def _sections(path: Path) -> dict[str, str]:
 def scenes_of(group: str) -> list[str]:
     """The names of the sections that `traces/<group>.txt` has."""
     return list(_sections(FOLDER / f"{group}.txt"))
-
-
-def runs(names: Sequence[str]) -> list[tuple[str, int]]:
-    """The names, and how many times each comes in a row."""
-    return [(name, len(list(group))) for name, group in groupby(names)]

@@ -311,7 +311,9 @@ async def test_a_backfill(stores: Stores, database: tuple[URL, URL, Engine]) -> 
     assert counted == ["connect", "SELECT"], "the rows of Old were counted, which is no call that is traced"
 
 
-@pytest.mark.parametrize("world", ["asyncio"], indirect=True)  # a blocking call takes as long as its driver lets it
+@pytest.mark.parametrize(
+    "world", ["asyncio"], indirect=True
+)  # a blocking call takes as long as its driver lets it
 async def test_a_call_that_takes_too_long(exported: Exported, stores: Stores, valkey_server: ValkeyServer) -> None:
     """In asyncio the command of a call that the guard gives up on ends in error, below the call that gave up."""
     await stores.migrate(guard=Guard(budget_seconds=0.1, slow_call_seconds=0.1))

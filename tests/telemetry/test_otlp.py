@@ -16,13 +16,13 @@ import pytest
 from tests.core.worlds import MANY, SCANNED, Job, Migration, Trouble, World
 from tests.otlp import OtlpReceiver
 from tests.telemetry.exported import Exported, compare, exporting, scenes_of
-from tests.telemetry.test_spans import KEY, NEW, OLD, VALUE
-from zddm_flags import AsyncVerify, Copies, Guard, Rollout, Shadow, StoreInfo, Verify
+from tests.telemetry.snapshots import KEY, LEDGER, NEW, OLD, VALUE
+from zddm_flags import AsyncVerify, Guard, Rollout, Shadow, Verify
 from zddm_flags.errors import LedgerUnavailable, NotApplied, OperationTimedOut
+from zddm_flags.rollout import Evaluation
 from zddm_telemetry import events
 from zddm_telemetry.version import VERSION
 
-LEDGER = StoreInfo(system="postgresql", collection="zddm", namespace="shop")
 GUARD = Guard(min_calls=2, open_seconds=1.0, max_open_seconds=2.0, trial_calls=1)
 OTHER = "secret-other-value"
 KEYS = [f"{KEY}-{number}" for number in range(4)]
@@ -173,6 +173,11 @@ async def guard_opens(migration: Migration) -> None:
     migration.new.recover()
 
 
+async def guard_tries(migration: Migration) -> None:
+    await guard_opens(migration)
+    await probe(migration)
+
+
 async def written_without_the_ledger(migration: Migration) -> None:
     migration.ledger.outage(methods=["begin"])
     await migration.write(KEY, VALUE)
@@ -196,6 +201,41 @@ async def read(migration: Migration) -> None:
     await migration.read(KEY)
 
 
+class Flag:
+    """A flag system, which tells all that it knows of how its rollout came about."""
+
+    flag_key = "users-migration"
+
+    def __init__(self) -> None:
+        self._listeners: list[Callable[[Rollout], None]] = []
+        self.evaluation = self._evaluated(1.0)
+
+    @property
+    def rollout(self) -> Rollout:
+        return self.evaluation.rollout
+
+    def subscribe(self, listener: Callable[[Rollout], None]) -> Callable[[], None]:
+        self._listeners.append(listener)
+        listener(self.rollout)
+        return lambda: None
+
+    def change(self, rate: float) -> None:
+        self.evaluation = self._evaluated(rate)
+        for listener in self._listeners:
+            listener(self.rollout)
+
+    def _evaluated(self, rate: float) -> Evaluation:
+        about = {"provider": "flags", "variant": "1", "reason": "fallthrough", "context_id": "service:shop"}
+        return Evaluation(Rollout.of(rate), self.flag_key, **about)
+
+
+async def read_at_two_rates(migration: Migration) -> None:
+    await read(migration)
+    await read(migration)
+    migration.gate.source.change(0.5)
+    await read(migration)
+
+
 READS = {
     "old": Scene(read, close_gate, HELD),
     "old, for the gate was closed meanwhile": Scene(read, killed_after("ledger", "dirty"), HELD),
@@ -212,11 +252,15 @@ READS = {
     "new_failed": Scene(read, new_fails, HELD),
     "new_failed, with the copy": Scene(read, lambda migration: migration.new.outage(methods=["write"]), OLD_ONLY),
     "guard_open": Scene(read, guard_opens, HELD),
+    "new_hit, by a call that the guard tries": Scene(read, guard_tries, HELD),
     "ledger_failed": Scene(read, ledger_fails("dirty"), HELD),
     "ledger_failed, with the copy": Scene(read, ledger_fails("begin_copy"), OLD_ONLY),
     "ledger_failed, when it was written": Scene(read, written_without_the_ledger, AVAILABLE),
     "old_failed": Scene(read, lambda migration: (close_gate(migration), old_fails(migration))[-1], HELD),
     "old_failed, after New lacked it": Scene(read, old_fails),
+    "new_hit, the first one after a change of the flag": Scene(
+        read_at_two_rates, options={**HELD, "rate": Flag()}
+    ),
 }
 
 
@@ -394,6 +438,10 @@ async def backfill_in_parts(migration: Migration) -> None:
     await migration.backfill(page_size=2, parts=2).run()
 
 
+async def backfill_of_many_pages(migration: Migration) -> None:
+    await migration.backfill(page_size=1, parts=1).run()
+
+
 async def backfill_that_waits(migration: Migration) -> None:
     job = migration.backfill(parts=1)
 
@@ -421,7 +469,7 @@ async def backfill_that_is_stopped(migration: Migration) -> None:
     async def stop() -> None:
         job.stop()
 
-    migration.new.after["write"] = stop
+    migration.new.after["write_many"] = stop
     await job.run()
     await migration.backfill(page_size=2, parts=1).run()
 
@@ -451,6 +499,7 @@ async def two_stale(migration: Migration) -> None:
     migration.proxy.enable()
 
 
+MANY_KEYS: dict[str, Any] = {"old": {f"{KEY}-{number:02}": VALUE for number in range(14)}, **JOBS}
 DIFFERING: dict[str, Any] = {
     "old": dict.fromkeys(KEYS[:3], VALUE),
     "new": {KEYS[0]: OTHER, KEYS[1]: VALUE, KEYS[3]: VALUE},
@@ -464,6 +513,7 @@ RUNS = {
         backfill_that_waits, options={**OLD_ONLY, **JOBS, "rate": Rollout(read=0.0, write=0.0)}
     ),
     "a backfill, where Old fails": Scene(backfill_where_old_fails, options={**OLD_ONLY, **JOBS}),
+    "a backfill of many pages": Scene(backfill_of_many_pages, options=MANY_KEYS),
     "a backfill that is stopped, and goes on": Scene(backfill_that_is_stopped, options={**THREE, **JOBS}),
     "a verify": Scene(verify_what_differs, options=DIFFERING),
     "a repair": Scene(repair, two_stale, BOTH),
