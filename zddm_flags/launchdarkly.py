@@ -434,7 +434,8 @@ class LaunchDarklySource:
         while not self._closed:
             self._noted.wait()
             self._noted.clear()
-            self._guarded(self._report_events)
+            with _fork.logging:
+                self._guarded(self._report_events)
 
     # The thread
 

@@ -32,7 +32,7 @@ REASONS: Mapping[tuple[str, str], str] = {
 """By operation and path. What a delete does is told as for a write."""
 
 _STALE = "the key was stale: Old served it, and now New has it again"
-_GONE = "the key was dirty, so New was not asked; Old lacks the key"
+_STALE_AND_ABSENT = "the key was stale, so that New was not asked: Old was, and lacks it"
 _MEANWHILE = "the gate closed for this key while the operation went on"
 _TOO_LONG = "the key is too long for the ledger: no write takes it, so it is in Old at most"
 
@@ -43,14 +43,12 @@ def reason_of(operation: str, path: str, passed: bool, dirty: bool | None) -> st
     `passed`: whether the gate let the key pass. `dirty`: what the ledger said of it, None where it was not asked.
     """
     operation = "write" if operation == "delete" else operation
-    match operation, path:
-        case "read", "copied" if dirty:
-            return _STALE
-        case "read", "miss" if dirty:
-            return _GONE
-        case "read", "old" if passed:
-            return _TOO_LONG if dirty is None else _MEANWHILE
-        case "write", "old" if passed:
+    if operation == "read" and dirty and path in ("copied", "miss"):
+        return _STALE if path == "copied" else _STALE_AND_ABSENT
+    if path == "old" and passed:
+        if operation == "write":
             return f"{_MEANWHILE}; Old alone was changed"
-        case _:
-            return REASONS.get((operation, path))
+        return (
+            _TOO_LONG if dirty is None else _MEANWHILE
+        )  # where the ledger was asked, the key was not too long for it
+    return REASONS.get((operation, path))

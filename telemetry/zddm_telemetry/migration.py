@@ -89,7 +89,7 @@ class MigrationTelemetry:
         self.metering = False
         self._look_again = 0.0
         self._last_told: object = None
-        self._limit_lock = threading.Lock()
+        self._limit_lock = threading.RLock()  # a signal handler may disable the proxy, which reports, meanwhile
         self._quiet_until: dict[str, float] = {}
         self._suppressed: Counter[str] = Counter()
 
@@ -174,7 +174,7 @@ class MigrationTelemetry:
         """Replace locks that another thread of the parent may have held at the moment of the fork."""
         self.counts.after_fork()
         self.instruments.after_fork()
-        self._limit_lock = threading.Lock()
+        self._limit_lock = threading.RLock()
 
 
 def _records(provider: object) -> bool:

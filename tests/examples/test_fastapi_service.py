@@ -43,7 +43,7 @@ def in_new(client):
 
 
 def test_users_move_while_it_serves(environment, old, new, flags, tmp_path):
-    """At 0 Old has all; at 1 reads copy and New serves; a kill leaves Old alone; after it nothing stale is served."""
+    """At 0 Old has all; at 1 reads copy and New serves; a kill leaves Old alone, and nothing stale after it."""
     with started(COMMAND, environment, tmp_path / "log") as service:
         ada, alan = service.put("ada", 1), service.put("alan", 1)
         assert service.get("ada") == (200, ada)

@@ -57,11 +57,11 @@ def every_worker(service, rate):
 
 
 def test_users_move_while_two_workers_serve(environment, old, new, flags, tmp_path):
-    """Both workers follow a ramp, a kill and its end; what one wrote in the kill the other does not serve stale."""
+    """Both workers follow a ramp, a kill and its end, and neither serves stale what was written in the kill."""
     with started(COMMAND, environment, tmp_path / "log") as service:
         first = every_worker(service, 0)
         assert service.process.pid not in first
-        ada, alan = service.put("ada", 1), service.put("alan", 1)
+        ada, _ = service.put("ada", 1), service.put("alan", 1)
         assert service.get("ada") == (200, ada)
         assert in_new(new) == {}
 
@@ -131,7 +131,7 @@ def test_concurrent_requests(environment, old, new, flags, tmp_path):
 
 
 def test_a_read_is_a_child_of_the_callers_span(environment, collector, tmp_path):
-    """A read's parent is the caller's span; the thread's next request is of another trace; a worker's end sends all."""
+    """A read is below the caller's span, the thread's next request is not, and both arrive at a worker's end."""
     endpoint, spans = collector
     environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_SERVICE_NAME": "users-service"}
     with started((*COMMAND, "--workers", "1", "--threads", "1"), environment, tmp_path / "log") as service:

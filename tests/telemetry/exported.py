@@ -1,7 +1,7 @@
 """Spans that went through the real OTLP exporter, and how whole traces are written down and compared.
 
 The traces that are expected stand in `traces/*.txt`, a section for each scene. After a change that is meant, run
-the tests with ACCEPT_TRACES=1, which writes what came, and read the difference.
+the tests in one process with ACCEPT_TRACES=1, which writes what came, and read the difference.
 """
 
 from __future__ import annotations
@@ -102,10 +102,9 @@ def _text(name: str, value: Any) -> str:
     return f"<{type(value).__name__}>" if name in RANDOM else repr(value)
 
 
-def compare(group: str, scene: str, trees: Sequence[Tree]) -> None:
-    """Compare the traces of a scene with the section of `traces/<group>.txt` that has its name."""
+def compare(group: str, scene: str, found: str) -> None:
+    """Compare the traces of a scene, as text, with the section of `traces/<group>.txt` that has its name."""
     path = FOLDER / f"{group}.txt"
-    found = rendered(trees)
     sections = _sections(path)
     if os.environ.get("ACCEPT_TRACES"):
         sections[scene] = found

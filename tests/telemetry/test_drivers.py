@@ -1,4 +1,4 @@
-"""With the drivers' own instrumentation: each span of SQLAlchemy and redis-py is below the call that it is part of.
+"""With the drivers' own instrumentation: each span of SQLAlchemy and redis-py is below the call that it is of.
 
 PostgreSQL is Old, Valkey is New, and the ledger is on either of the two. All goes through the OTLP exporter.
 """
@@ -156,7 +156,7 @@ def _wrapped() -> tuple[object, ...]:
 
 
 def calls(tree: Tree, name: str) -> list[Any]:
-    """The names of the spans below one, each with its own; of a driver's name the first word, of ours no prefix."""
+    """The names of the spans below one, each with its own; a driver's by the first word."""
     return [
         (child.span.name.removesuffix(f" {name}:"), calls(child, name))
         if child.span.scope == "zddm"
@@ -172,8 +172,8 @@ def operations(stores: Stores) -> list[Any]:
     return [(tree.span.name, calls(tree, stores.name)) for tree in traces]
 
 
-# What SQLAlchemy's instrumentation tells of a statement, and of the two that `begin` and `begin_copy` send. Of what
-# redis-py is asked to send on a connection, past its client (writes, that may be sent once), nobody tells.
+# What SQLAlchemy's instrumentation tells of a statement, and of the two that `begin` and `begin_copy` send. What
+# is to be sent only once goes past redis-py's client, which would send it again, and so past its instrumentation.
 DIRTY = ("zddm.ledger.dirty", ["connect", "SELECT"])
 BEGIN = ("zddm.ledger.begin", ["connect", "INSERT", "SELECT"])
 BEGIN_COPY = ("zddm.ledger.begin_copy", ["connect", "INSERT", "SELECT"])
@@ -288,7 +288,7 @@ async def test_operations_at_the_same_time(stores: Stores) -> None:
 
 
 async def test_a_backfill(stores: Stores, database: tuple[URL, URL, Engine]) -> None:
-    """All statements of a backfill are in its one trace, below calls; of pages that are not traced there are none."""
+    """All statements of a backfill are in its one trace, below calls; those of untraced pages are in none."""
     await stores.migrate()
     with database[-1].begin() as connection:
         connection.execute(USERS.insert(), [{"id": f"k{number:02}", "name": "value"} for number in range(14)])

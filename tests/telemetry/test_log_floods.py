@@ -62,7 +62,7 @@ def occurrences(logs: Sequence[Any], event: str) -> int:
     )
 
 
-@pytest.mark.parametrize("guard", [None, Guard()], ids=["no guard", "guard"])
+@pytest.mark.parametrize("guard", [None, Guard(open_seconds=60)], ids=["no guard", "guard"])
 def test_an_outage_of_new_under_threads(guard: Guard | None) -> None:
     """8 threads that go on while New raises write a handful of lines, and each failure is counted in one."""
     with capture_logs() as logs:
