@@ -15,6 +15,7 @@ from tests.core.worlds import SCANNED, Clock, Migration, Store, Trouble, World
 from tests.telemetry.snapshots import Traced
 from tests.telemetry.test_jobs import verify
 from zddm_flags import AsyncBackfill, Backfill, targets
+from zddm_flags._async.work import Stopped
 from zddm_flags.paths import reason_of
 from zddm_telemetry import JobTelemetry, MigrationTelemetry, events
 
@@ -46,7 +47,7 @@ def keys(number: int) -> dict[str, str]:
 def told(telemetry: Traced, clock: Clock, **options: Any) -> JobTelemetry:
     """The telemetry of a run whose time passes by hand."""
     migration = MigrationTelemetry(telemetry.telemetry(**options), "users", None, reason_of)
-    return JobTelemetry(migration, "backfill", clock=clock)
+    return JobTelemetry(migration, "backfill", Stopped, clock=clock)
 
 
 def spans(traced: Traced, name: str) -> list[ReadableSpan]:
@@ -176,6 +177,7 @@ async def test_a_run_that_is_stopped_and_gone_on_with(world: World, traced: Trac
     migration.new.after["write_many"] = stop
     await job.run()
     first = root(traced, "zddm.backfill")
+    assert {span.status.status_code.name for span in traced.spans} == {"UNSET"}
     traced.exporter.clear()
     await migration.backfill(page_size=2).run()
     then = root(traced, "zddm.backfill")
@@ -185,6 +187,25 @@ async def test_a_run_that_is_stopped_and_gone_on_with(world: World, traced: Trac
     assert first["zddm.job.rows"] < then["zddm.job.rows"] == 8
     assert then["zddm.rows.copied"] + then.get("zddm.rows.present", 0) == 8
     assert not [name for name in then if name in ("zddm.rows.rows", "zddm.rows.failed")]
+
+
+async def test_a_page_that_is_stopped(world: World, traced: Traced) -> None:
+    """A page that is given up because the run is stopped is no failure, and says that it was stopped."""
+    migration = traced.migration(world, 0.0, old=keys(2), **METHODS)
+    job = migration.backfill()
+    migration.gate.set_rate(1.0)
+    migration.new.outage(methods=["write_many"])
+
+    async def stop() -> None:
+        job.stop()
+
+    job.time.hooks.append(stop)
+    await job.run()
+    [page] = spans(traced, "zddm.backfill.page")
+    assert page.status.status_code.name == "UNSET"
+    assert (page.attributes or {})["zddm.job.state"] == "stopped"
+    assert "error.type" not in (page.attributes or {})
+    assert root(traced, "zddm.backfill")["zddm.job.state"] == "stopped"
 
 
 @pytest.mark.parametrize("job", ["backfill", "verify", "repair"])
