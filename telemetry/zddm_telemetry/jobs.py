@@ -66,7 +66,7 @@ class JobTelemetry:
         self._work.__exit__(kind, error, trace_back)
 
     def tell(self, counts: Mapping[str, int], **about: str | bool | int) -> None:
-        """Say of the run each of `about`, as `zddm.job.<name>`, and how many rows there are by what came of them."""
+        """Say of the run each of `about`, as `zddm.job.<name>`, and how many rows met with which outcome."""
         if self._work.recording:
             said = {f"zddm.job.{name}": value for name, value in about.items()}
             self._work.add(said | {f"zddm.rows.{name}": number for name, number in counts.items() if number})

@@ -64,8 +64,8 @@ class Telemetry:
 Reason = Callable[[str, str, bool, bool | None], str | None]
 """Makes a sentence that says why a key took its path.
 
-Of the operation, the path, whether the gate lets the key pass, and whether the ledger called it dirty (None: it was not
-asked).
+Of the operation, the path, whether the gate lets the key pass, and whether the ledger called it dirty (None: it
+was not asked).
 """
 
 
@@ -88,6 +88,7 @@ class MigrationTelemetry:
         self.tracing = False
         self.metering = False
         self._look_again = 0.0
+        self._last_told: object = None
         self._limit_lock = threading.Lock()
         self._quiet_until: dict[str, float] = {}
         self._suppressed: Counter[str] = Counter()
@@ -115,6 +116,11 @@ class MigrationTelemetry:
     def cause(self) -> Cause | None:
         """The current span, for what is done later because of it. None where it does not record."""
         return cause() if self.tracing else None
+
+    def is_news(self, decision: object) -> bool:
+        """Whether no span has told of this decision of the gate; from then on one has."""
+        known, self._last_told = self._last_told, decision  # without a lock: at worst two spans tell of it
+        return known is not decision
 
     def traces(self) -> bool:
         """Whether an SDK for spans is set up by now, looked for again."""

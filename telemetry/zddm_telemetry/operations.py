@@ -27,7 +27,7 @@ class OperationTelemetry:
     calls `located`. Not to be shared between threads.
     """
 
-    __slots__ = ("_batch", "_marked", "_name", "_telemetry", "dirty", "path", "stale_marked")
+    __slots__ = ("_batch", "_marked", "_name", "_telemetry", "path", "stale_marked")
 
     recording = False
 
@@ -37,7 +37,6 @@ class OperationTelemetry:
         self._batch: Counter[str] | None = Counter() if batch else None
         self._marked: Counter[str] | None = None
         self.path: str | None = None
-        self.dirty: bool | None = None
         self.stale_marked: bool | None = None
 
     def __enter__(self) -> Self:
@@ -48,6 +47,9 @@ class OperationTelemetry:
 
     def batched(self, size: int, rate: float) -> None:
         """Say how large the batch is, and the rate wanted when it began."""
+
+    def asked(self, dirty: bool) -> None:
+        """Say what the ledger answered."""
 
     def note(self, name: str, value: str) -> None:
         """Add an attribute to the span, where there is one that records."""
@@ -97,7 +99,7 @@ class OperationTelemetry:
 class TracedOperation(OperationTelemetry):
     """The counts and the span of one operation."""
 
-    __slots__ = ("_causes", "_context", "_passed", "_span", "recording")
+    __slots__ = ("_causes", "_context", "_dirty", "_passed", "_span", "recording")
 
     def __init__(
         self, telemetry: MigrationTelemetry, name: str, batch: bool, causes: Sequence[Cause | None] = ()
@@ -107,6 +109,7 @@ class TracedOperation(OperationTelemetry):
         self._span: Span | None = None
         self._context: Token[Context] | None = None
         self._passed = False
+        self._dirty: bool | None = None
         self.recording = False
 
     def __enter__(self) -> Self:
@@ -145,6 +148,10 @@ class TracedOperation(OperationTelemetry):
             self._span.set_attributes({"zddm.batch.size": size, "zddm.gate.rate": rate})
         except Exception as error:
             failed(error)
+
+    def asked(self, dirty: bool) -> None:
+        """Say what the ledger answered."""
+        self._dirty = dirty
 
     def note(self, name: str, value: str) -> None:
         """Add an attribute to the span."""
@@ -197,15 +204,15 @@ class TracedOperation(OperationTelemetry):
         path = self.path
         if path is not None:
             outcome["zddm.path"] = path
-            reason = self._telemetry.reason(self._name, path, self._passed, self.dirty)
+            reason = self._telemetry.reason(self._name, path, self._passed, self._dirty)
             if reason is not None:
                 outcome["zddm.reason"] = reason
             if self._name == "read" and path != "old_failed":
                 outcome["zddm.served_by"] = "new" if path == "new_hit" else "old"
         for each, keys in sorted((self._batch or {}).items()):
             outcome[f"zddm.path.{each}"] = keys
-        if self.dirty is not None:
-            outcome["zddm.key.dirty"] = self.dirty
+        if self._dirty is not None:
+            outcome["zddm.key.dirty"] = self._dirty
         if self.stale_marked is not None:
             outcome["zddm.stale_marked"] = self.stale_marked
         return outcome

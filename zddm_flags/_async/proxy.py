@@ -168,7 +168,8 @@ class AsyncProxy(AsyncOverview[K, V]):
                     self._ledger_failed("dirty", error)
                     operation.path = "ledger_failed"
                     return await self._old.read(key)
-                operation.dirty = bool(dirty)
+                if operation.recording:
+                    operation.asked(bool(dirty))
                 if not dirty:
                     # A kill may have arrived while the ledger was asked.
                     why_old = self._why_not_read_new(key_hash, name, key)
@@ -531,11 +532,8 @@ class AsyncProxy(AsyncOverview[K, V]):
         if self._breaker is not None and self._breaker.state != "closed":
             operation.note("zddm.guard.state", self._breaker.state)
         decision = self._gate.decision
-        if decision is self._told:
-            return
-        self._told = decision
         flag_key = self._gate.flag_key
-        if flag_key is None:
+        if flag_key is None or not self._telemetry.is_news(decision):
             return
         value = decision.rollout.text
         evaluation = self._gate.evaluation

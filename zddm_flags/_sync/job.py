@@ -177,8 +177,9 @@ class Job(Work[K, V]):
                 return plan
             finally:
                 counts = self._counts()
-                about = {} if self._plan is None else {"run": self._plan.run, "parts": len(self._plan.ranges)}
-                self._told.tell(counts, resumed=self.resumed, rows=self._rows(counts), **about)
+                self._told.tell(counts, resumed=self.resumed, rows=self._rows(counts))
+                if self._plan is not None:
+                    self._told.tell({}, run=self._plan.run, parts=len(self._plan.ranges))
 
     def _run_all(self) -> Plan:
         self._proxy.check_can_scan(self.name)
