@@ -74,7 +74,7 @@ class Tracing:
 
 
 class _JobsAndSome(Sampler):
-    """Of the spans without a parent those of jobs, for there are few, and one in twenty of the others."""
+    """Of the spans without a parent those of jobs and of what traced operations caused, and one in twenty of others."""
 
     def __init__(self) -> None:
         self._some = TraceIdRatioBased(_TRACED)
@@ -90,11 +90,12 @@ class _JobsAndSome(Sampler):
         links: Sequence[Link] | None = None,
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
-        sampler = self._all if name in _JOBS else self._some
+        wanted = name in _JOBS or any(link.context.trace_flags.sampled for link in links or ())
+        sampler = self._all if wanted else self._some
         return sampler.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
 
     def get_description(self) -> str:
-        return f"jobs, and {_TRACED} of the operations"
+        return f"jobs, what traced operations caused, and {_TRACED} of the rest"
 
 
 class _Ended(SpanProcessor):
