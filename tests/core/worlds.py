@@ -212,6 +212,8 @@ class _Given:
 class WatchedLedger(Watched):
     """An `InMemoryLedger` whose calls can be watched and failed, as a ledger of either world."""
 
+    describe: Callable[[], StoreInfo]
+
     def __init__(self, world: World, journal: list[str], clock: Clock, *, shared: bool) -> None:
         super().__init__("ledger", journal)
         self.rows_of = InMemoryLedger(clock=clock)
@@ -431,6 +433,7 @@ class World:
         new_methods: Sequence[str] = PLAIN,
         old_info: StoreInfo | None = None,
         new_info: StoreInfo | None = None,
+        ledger_info: StoreInfo | None = None,
         shared: bool = True,
         **options: Any,
     ) -> Migration:
@@ -445,6 +448,8 @@ class World:
             WatchedLedger(self, journal, clock, shared=shared),
         )
         made.clock = clock
+        if ledger_info is not None:
+            made.ledger.describe = lambda: ledger_info
         adapters = (
             self.adapter(made.old, old_methods, old_info),
             self.adapter(made.new, new_methods, new_info),
