@@ -1,4 +1,4 @@
-"""docs/tracing.md does what it says: in what the demo and its own program send, each of its searches finds the answer.
+"""docs/tracing.md does what it says: its searches are answered by what the demo and the page's program send.
 
 Where a program `jaeger` is on the PATH, the same is asked of a real Jaeger.
 """
@@ -8,21 +8,18 @@ import json
 import os
 import re
 import shlex
-import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.otlp import Event, Link, OtlpReceiver, Span, Tree
+from tests import jaeger
+from tests.otlp import Event, OtlpReceiver, Span, Tree
 from zddm_flags import TrafficGate
 from zddm_flags.paths import REASONS, reason_of
 
@@ -106,15 +103,15 @@ def _text(value: object) -> str:
 def sent(request, tmp_path_factory) -> Iterator[Sent]:
     """One run of the demo, and one of the page's program beside it."""
     folder = tmp_path_factory.mktemp("page")
-    backend = _receiver() if request.param == "receiver" else _jaeger(folder)
-    with backend as (url, search):
-        yield Sent(search, _run(folder, url))
-
-
-@contextlib.contextmanager
-def _receiver():
-    with OtlpReceiver() as receiver:
-        yield receiver.url, receiver.search
+    with contextlib.ExitStack() as stack:
+        if request.param == "receiver":
+            backend = stack.enter_context(OtlpReceiver())
+            url = backend.url
+        elif jaeger.PROGRAM is None:
+            pytest.skip("there is no program `jaeger` on the PATH")
+        else:
+            url, backend = stack.enter_context(jaeger.running(folder))
+        yield Sent(backend.search, _run(folder, url))
 
 
 def _run(folder: Path, url: str) -> str:
@@ -144,125 +141,6 @@ def _run(folder: Path, url: str) -> str:
     return printed
 
 
-# -- Jaeger itself ---------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _jaeger(folder: Path):
-    """A Jaeger of the page's configuration, on free ports, with its traces in memory."""
-    program = shutil.which("jaeger")
-    if program is None:
-        pytest.skip("there is no program `jaeger` on the PATH")
-    text = (ROOT / "examples" / "jaeger" / "jaeger.yaml").read_text(encoding="utf-8")
-    ports = {port: _free_port() for port in ("16686", "16685", "4318")}
-    for port, free in ports.items():
-        text = text.replace(f"endpoint: 127.0.0.1:{port}", f"endpoint: 127.0.0.1:{free}")
-    configuration = folder / "jaeger.yaml"
-    configuration.write_text(text, encoding="utf-8")
-    query = f"http://127.0.0.1:{ports['16686']}/api"
-    log = folder / "jaeger.log"
-    with (
-        log.open("wb") as output,
-        subprocess.Popen([program, "--config", configuration], stdout=output, stderr=subprocess.STDOUT) as process,
-    ):
-        try:
-            deadline = time.monotonic() + 30
-            while not _answers(f"{query}/services"):
-                assert process.poll() is None, log.read_text(encoding="utf-8", errors="replace")[-3000:]
-                assert time.monotonic() < deadline, log.read_text(encoding="utf-8", errors="replace")[-3000:]
-                time.sleep(0.1)
-            yield f"http://127.0.0.1:{ports['4318']}", _Query(query).search
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-def _answers(url: str) -> bool:
-    try:
-        _fetched(url)
-    except OSError:
-        return False
-    return True
-
-
-def _fetched(url: str) -> Any:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=20) as answer:
-        return json.load(answer)
-
-
-class _Query:
-    """Jaeger's query API, which gives what tests/otlp.py gives."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def search(
-        self, service: str, operation: str | None = None, tags: Mapping[str, str] | None = None
-    ) -> list[Tree]:
-        asked = {"service": service, "limit": "20000", "tags": json.dumps(tags or {})}
-        if operation is not None:
-            asked["operation"] = operation
-        found = _fetched(f"{self._url}/traces?{urllib.parse.urlencode(asked)}")["data"]
-        return sorted(map(_tree, found), key=lambda tree: tree.span.start, reverse=True)
-
-
-def _tree(trace: Mapping[str, Any]) -> Tree:
-    spans = [_span(each, trace["processes"]) for each in trace["spans"]]
-    known = {span.span_id for span in spans}
-    root = min((span for span in spans if span.parent_id not in known), key=lambda span: span.start)
-
-    def below(span: Span) -> Tree:
-        children = sorted((each for each in spans if each.parent_id == span.span_id), key=lambda each: each.start)
-        return Tree(span, tuple(map(below, children)))
-
-    return below(root)
-
-
-def _span(span: Mapping[str, Any], processes: Mapping[str, Any]) -> Span:
-    tags = _tags(span["tags"])
-    references = [
-        (each["refType"], Link(each["traceID"].zfill(32), each["spanID"].zfill(16), {}))
-        for each in span["references"]
-    ]
-    trace_id = span["traceID"].zfill(32)
-    parents = [link for kind, link in references if kind == "CHILD_OF" and link.trace_id == trace_id]
-    events = []
-    for log in span["logs"]:
-        fields = _tags(log["fields"])
-        events.append(Event(str(fields.pop("event", "")), fields, log["timestamp"] * 1000))
-    process = processes[span["processID"]]
-    return Span(
-        name=span["operationName"],
-        kind=str(tags.get("span.kind", "unspecified")).upper(),
-        trace_id=trace_id,
-        span_id=span["spanID"].zfill(16),
-        parent_id=parents[0].span_id if parents else None,
-        status=str(tags.get("otel.status_code", "UNSET")),
-        message="",
-        attributes=tags,
-        events=tuple(events),
-        links=tuple(link for _, link in references if link not in parents),
-        resource={**_tags(process["tags"]), "service.name": process["serviceName"]},
-        scope=str(tags.get("otel.scope.name", "")),
-        scope_version=str(tags.get("otel.scope.version", "")),
-        start=span["startTime"] * 1000,
-        end=(span["startTime"] + span["duration"]) * 1000,
-    )
-
-
-def _tags(tags: list[Mapping[str, Any]]) -> dict[str, Any]:
-    return {tag["key"]: tag["value"] for tag in tags}
-
-
 # -- the three questions ---------------------------------------------------------------------------------------
 
 
@@ -279,7 +157,7 @@ def evaluations(sent: Sent) -> list[Event]:
 
 
 def test_which_reads_still_hit_old(sent):
-    """The search finds reads that the gate let pass, and each says why New did not serve it, as the page's table."""
+    """The search finds reads that the gate let pass, each with a reason of the table why New did not serve it."""
     reads = sent.spans("old")
     assert {span.name for span in reads} == {"zddm.read"}
     told = {(span.attributes["zddm.path"], span.attributes["zddm.reason"]) for span in reads}
@@ -288,7 +166,7 @@ def test_which_reads_still_hit_old(sent):
 
 
 def test_why_a_key_is_not_served_by_new(sent):
-    """The search finds reads of the one key; those from before the rate took it in say that the gate was closed."""
+    """The search finds reads of one key; those from before the rate took it in say that the gate was closed."""
     reads = sent.spans("key")
     [key_hash] = {span.attributes["zddm.key.hash"] for span in reads}
     assert key_hash == SEARCHES["key"].tags["zddm.key.hash"]
@@ -301,7 +179,7 @@ def test_why_a_key_is_not_served_by_new(sent):
 
 
 def test_what_the_kill_changed(sent):
-    """The search finds the one kill; reads are served by New before it, by none after it, and again from the resume."""
+    """The search finds the one kill; New serves reads before it, none after it, and again from the resume on."""
     [killed] = sent.spans("kill")
     [event] = [event for event in killed.events if event.name == "feature_flag.evaluation"]
     assert event.attributes == evaluation()
@@ -320,7 +198,7 @@ def test_the_copied_reads(sent):
 
 
 def test_one_trace_for_each_run_of_a_job(sent):
-    """The demo's backfills are two traces, the second of which goes on with the run; the first ten pages have spans."""
+    """The demo's backfill is two traces, for the second goes on with its run; the first ten pages have spans."""
     [finished] = sent.found("backfill")
     [stopped] = sent.search("zddm-demo", "zddm.backfill", {"zddm.job.state": "stopped"})
     for tree in (stopped, finished):
@@ -344,57 +222,58 @@ def test_a_background_copy_leads_to_the_read_that_caused_it(sent):
 def test_the_drawings_are_traces(sent, number):
     """Each drawing has the spans of a trace that was sent, in their order, with attributes that they have."""
     drawing = list(DRAWING.finditer(TEXT))[number]
-    find = dict(each.split("=", 1) for each in drawing["find"].split())
-    service = find.pop("service")
-    drawn, whole = parsed(drawing["lines"])
+    tags = dict(each.split("=", 1) for each in drawing["find"].split())
+    service = tags.pop("service")
+    drawn = lines_of(drawing["lines"])
     assert len(drawn) > 3
-    tags = find or {"zddm.path": "copied"}
-    traces = sent.search(service, drawn[0][1], tags)
-    shapes = [shape for tree in traces for shape in shapes_of(tree, drawn[0][1])]
-    assert any(fits(drawn, shape, whole, exact=service != "zddm-demo") for shape in shapes), drawing["lines"]
+    top = drawn[0].name
+    traces = sent.search(service, top, tags)
+    fitting = [
+        real
+        for tree in traces
+        for real in map(list, map(lines_of_trace, tree.find(top)))
+        if len(real) == len(drawn) or (len(real) > len(drawn) and "..." in drawing["lines"])
+        if all(map(partial(shows, exact=service != "zddm-demo"), drawn, real))
+    ]
+    assert fitting, drawing["lines"]
 
 
-def parsed(lines: str) -> tuple[list[tuple[int, str, dict[str, str]]], bool]:
-    """Depth, name and attributes of each span of a drawing, and whether there is no more of the trace."""
-    drawn: list[tuple[int, str, dict[str, str]]] = []
-    for line in lines.splitlines():
-        if line == "...":
-            return drawn, False
-        found = re.match(r"(?P<tree>[├└│─ ]*)(?P<name>[a-z]\S*(?: [a-z]+)?)(?= {2}|$)", line)
-        tags = {tag["name"]: tag["value"].strip() for tag in TAG.finditer(line.partition("link →")[0])}
-        if found is not None and found["name"] not in ("begins",) and not line.startswith(" "):
-            drawn.append((len(found["tree"]) // 3, found["name"], tags))
-        elif drawn:
-            drawn[-1][2].update(tags)
-    return drawn, True
+@dataclass(frozen=True)
+class Line:
+    """A span of a drawing, or of a trace: how deep it stands, its name, and its attributes as texts."""
+
+    depth: int
+    name: str
+    tags: Mapping[str, str]
 
 
-def shapes_of(tree: Tree, name: str) -> Iterator[list[tuple[int, Span]]]:
-    for top in tree.find(name):
+def lines_of(drawing: str) -> list[Line]:
+    """The spans of a drawing, up to its `...`."""
+    drawn: list[Line] = []
+    for text in drawing.partition("...")[0].splitlines():
+        tags = {tag["name"]: tag["value"].strip() for tag in TAG.finditer(text.partition("link →")[0])}
+        found = re.match(r"(?P<tree>[├└│─ ]*)(?P<name>[a-z]\S*(?: [a-z]+)?)(?= {2}|$)", text)
+        if not text.startswith(" "):
+            assert found is not None, text
+            drawn.append(Line(len(found["tree"]) // 3, found["name"], tags))
+        elif drawn:  # more attributes; above the first span stands a heading
+            drawn[-1] = replace(drawn[-1], tags={**drawn[-1].tags, **tags})
+    return drawn
 
-        def walk(each: Tree, depth: int) -> Iterator[tuple[int, Span]]:
-            yield depth, each.span
-            for child in each.children:
-                yield from walk(child, depth + 1)
 
-        yield list(walk(top, 0))
+def lines_of_trace(tree: Tree, depth: int = 0) -> Iterator[Line]:
+    yield Line(depth, tree.span.name, {name: _text(value) for name, value in tree.span.attributes.items()})
+    for child in tree.children:
+        yield from lines_of_trace(child, depth + 1)
 
 
-def fits(
-    drawn: list[tuple[int, str, dict[str, str]]], shape: list[tuple[int, Span]], whole: bool, *, exact: bool
-) -> bool:
-    """Whether the drawing shows this. Numbers of the demo differ from run to run: there they need only be there."""
-    if len(shape) < len(drawn) or (whole and len(shape) != len(drawn)):
-        return False
-    for (depth, name, tags), (real_depth, span) in zip(drawn, shape, strict=False):
-        if (depth, name) != (real_depth, span.name):
-            return False
-        for tag, value in tags.items():
-            real = span.attributes.get(tag)
-            counts = type(real) is int and value.isdigit() and not exact
-            if real is None or not (counts or _text(real) == value):
-                return False
-    return True
+def shows(drawn: Line, real: Line, *, exact: bool) -> bool:
+    """Whether the drawing may stand for it. Unless `exact`, numbers need only be numbers."""
+    alike = (drawn.depth, drawn.name) == (real.depth, real.name)
+    return alike and all(
+        real.tags.get(name) == value or (not exact and value.isdigit() and real.tags.get(name, "").isdigit())
+        for name, value in drawn.tags.items()
+    )
 
 
 # -- the page's words ------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from opentelemetry.trace import Link, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
 
 from zddm_flags import Telemetry
+from zddm_flags.cli.words import counted
 
 __all__ = ["SERVICE", "Tracing"]
 
@@ -58,6 +59,7 @@ class Tracing:
 
     def close(self) -> None:
         """Send what is left, for a few seconds at most. Idempotent."""
+        self._sent.closing = True
         if self._closing.ident is None:
             self._closing.start()
         self._closing.join(_LAST_SECONDS)
@@ -67,14 +69,14 @@ class Tracing:
         sent = self._sent.spans
         yield f"Traces: {sent:,} spans of the service {SERVICE} were sent to {self._url}."
         if lost := self._ended.spans - sent:
-            yield f"{lost:,} spans could not be sent."
+            yield f"{counted(lost, 'span')} could not be sent."
         if sent:
             yield "What to search for, and what it shows: docs/tracing.md."
             yield f"The airport that is read most often is {airport}: zddm.key.hash={key_hash:016x}"
 
 
 class _JobsAndSome(Sampler):
-    """Of the spans without a parent those of jobs and of what traced operations caused, and one in twenty of others."""
+    """Takes, of the traces that begin: jobs, what traced operations caused, and one in twenty of the others."""
 
     def __init__(self) -> None:
         self._some = TraceIdRatioBased(_TRACED)
@@ -112,16 +114,25 @@ class _Ended(SpanProcessor):
 
 
 class _Sent(SpanExporter):
-    """Counts the spans that were sent. One thread at a time calls it."""
+    """Counts the spans that were sent. One thread at a time calls it.
+
+    Once it is `closing`, the first failure is the last try: somebody waits for the end.
+    """
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
+        self._gave_up = False
         self.spans = 0
+        self.closing = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        if self._gave_up:
+            return SpanExportResult.FAILURE
         result = self._exporter.export(spans)
         if result is SpanExportResult.SUCCESS:
             self.spans += len(spans)
+        else:
+            self._gave_up = self.closing
         return result
 
     def shutdown(self) -> None:
