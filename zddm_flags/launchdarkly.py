@@ -42,6 +42,9 @@ JOIN_SECONDS = 5.0
 REMEMBERED_TEXTS = 100
 """How many refused values and failures are remembered, so that each is logged once."""
 
+NEXT_TEXT_SECONDS = 10.0
+"""How often a further one is logged: a failure whose text is another one each time must not flood the log."""
+
 SERVED_ITS_OFF_VARIATION = ("OFF", "PREREQUISITE_FAILED")
 """The SDK's reasons for a value that is the flag's off variation: somebody, or another flag, turned it off."""
 
@@ -116,6 +119,10 @@ class LaunchDarklySource:
         refresh_seconds: float = 30.0,
         max_staleness: float | None = None,
     ) -> None:
+        # Before there is a thread that logs: an import that such a thread is in the middle of at a fork never ends
+        # in the child, where every thread that logs would wait for it.
+        import structlog  # noqa: F401, PLC0415 - not at the top: it loads rich where that is installed
+
         if inspect.iscoroutinefunction(client.variation_detail):
             raise TypeError("LaunchDarklySource takes an ldclient.LDClient, in an asyncio program too")
         if not flag_key:
@@ -131,6 +138,7 @@ class LaunchDarklySource:
         self._max_staleness = None if max_staleness is None else _checked("max_staleness", max_staleness)
         self._listeners: tuple[Callable[[Rollout], None], ...] = ()
         self._remembered: dict[str, None] = {}
+        self._next_text_at = 0.0
         self._generation = 0
         self._evaluation = self._evaluated(CLOSED, "default")
         self._closed = False
@@ -402,6 +410,10 @@ class LaunchDarklySource:
         if text in self._remembered:
             return
         if len(self._remembered) >= REMEMBERED_TEXTS:
+            now = time.monotonic()
+            if now < self._next_text_at:
+                return
+            self._next_text_at = now + NEXT_TEXT_SECONDS
             self._remembered.pop(next(iter(self._remembered)), None)
         self._remembered[text] = None
         self._note(level, event, **fields)
@@ -422,7 +434,8 @@ class LaunchDarklySource:
         while not self._closed:
             self._noted.wait()
             self._noted.clear()
-            self._guarded(self._report_events)
+            with _fork.logging:
+                self._guarded(self._report_events)
 
     # The thread
 

@@ -32,6 +32,7 @@ REASONS: Mapping[tuple[str, str], str] = {
 """By operation and path. What a delete does is told as for a write."""
 
 _STALE = "the key was stale: Old served it, and now New has it again"
+_STALE_AND_ABSENT = "the key was stale, so that New was not asked: Old was, and lacks it"
 _TOO_LONG = "the key is too long for the ledger: no write takes it, so it is in Old at most"
 
 
@@ -41,8 +42,9 @@ def reason_of(operation: str, path: str, passed: bool, dirty: bool | None) -> st
     `passed`: whether the gate let the key pass. `dirty`: what the ledger said of it, None where it was not asked.
     """
     operation = "write" if operation == "delete" else operation
-    if operation == "read" and path == "copied" and dirty:
-        return _STALE
-    if operation == "read" and path == "old" and passed:
+    if operation == "read" and dirty and path in ("copied", "miss"):
+        return _STALE if path == "copied" else _STALE_AND_ABSENT
+    # Where the ledger was asked, the key is not too long for it: the gate was closed meanwhile.
+    if operation == "read" and path == "old" and passed and dirty is None:
         return _TOO_LONG
     return REASONS.get((operation, path))

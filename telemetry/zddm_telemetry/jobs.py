@@ -30,6 +30,8 @@ _SAME_WAIT_SECONDS = 10.0
 class JobTelemetry:
     """The trace of one run, or of a part of one that is done elsewhere. Thread-safe but for entering and leaving.
 
+    `stopped` is what ends a page that is no failure, where the run is to end early.
+
     The first ten pages have spans, and of the others one in `page_span_seconds`, for a run of hours has more pages
     than a trace can hold. What an operation or a driver does below a page that has none is not traced either.
     """
@@ -38,6 +40,7 @@ class JobTelemetry:
         self,
         telemetry: MigrationTelemetry,
         job: str,
+        stopped: type[Exception],
         *,
         part: int | None = None,
         carrier: Mapping[str, str] | None = None,
@@ -45,6 +48,7 @@ class JobTelemetry:
     ) -> None:
         self._telemetry = telemetry
         self._job = job
+        self._stopped = stopped
         name, about = f"zddm.{job}", {}
         if part is not None:
             name, about = f"zddm.{job}.part", {"zddm.job.part": part}
@@ -84,11 +88,16 @@ class JobTelemetry:
 
     def page(self, part: int | None = None) -> PageTelemetry:
         """A context manager around one page, of this part of the run."""
+        if self._work.recording and self._takes_page():
+            about = {} if part is None else {"zddm.job.part": part}
+            work = WorkTelemetry(self._telemetry, f"zddm.{self._job}.page", about)
+            return PageTelemetry(work, self._stopped)
+        return self.untraced()
+
+    def untraced(self) -> PageTelemetry:
+        """A context manager around calls that a run of hours makes again and again, and that are no page."""
         if not self._work.recording or self._work.span is None:
             return PageTelemetry(None)
-        if self._takes_page():
-            about = {} if part is None else {"zddm.job.part": part}
-            return PageTelemetry(WorkTelemetry(self._telemetry, f"zddm.{self._job}.page", about))
         return _UntracedPage(self._work.span)
 
     def _takes_page(self) -> bool:
@@ -115,10 +124,11 @@ class JobTelemetry:
 class PageTelemetry:
     """One page of a run; nothing is told of it where the run is not traced."""
 
-    __slots__ = ("_work",)
+    __slots__ = ("_stopped", "_work")
 
-    def __init__(self, work: WorkTelemetry | None) -> None:
+    def __init__(self, work: WorkTelemetry | None, stopped: type[Exception] | None = None) -> None:
         self._work = work
+        self._stopped = stopped
 
     def __enter__(self) -> Self:
         if self._work is not None:
@@ -133,7 +143,12 @@ class PageTelemetry:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace_back: TracebackType | None
     ) -> None:
-        if self._work is not None:
+        if self._work is None:
+            return
+        if self._stopped is not None and isinstance(error, self._stopped):
+            self._work.add({"zddm.job.state": "stopped"})
+            self._work.__exit__(None, None, None)
+        else:
             self._work.__exit__(kind, error, trace_back)
 
 

@@ -89,7 +89,7 @@ class MigrationTelemetry:
         self.metering = False
         self._look_again = 0.0
         self._last_told: object = None
-        self._limit_lock = threading.Lock()
+        self._limit_lock = threading.RLock()  # a signal handler may disable the proxy, which reports, meanwhile
         self._quiet_until: dict[str, float] = {}
         self._suppressed: Counter[str] = Counter()
 
@@ -109,9 +109,16 @@ class MigrationTelemetry:
         """A context manager around what is done in the background and is no operation, as a probe."""
         return WorkTelemetry(self, f"zddm.{name}", causes=causes)
 
-    def job(self, name: str, *, part: int | None = None, carrier: Mapping[str, str] | None = None) -> JobTelemetry:
+    def job(
+        self,
+        name: str,
+        stopped: type[Exception],
+        *,
+        part: int | None = None,
+        carrier: Mapping[str, str] | None = None,
+    ) -> JobTelemetry:
         """A context manager around a run of a job; or around one part, in the trace that `carrier` comes from."""
-        return JobTelemetry(self, name, part=part, carrier=carrier)
+        return JobTelemetry(self, name, stopped, part=part, carrier=carrier)
 
     def cause(self) -> Cause | None:
         """The current span, for what is done later because of it. None where it does not record."""
@@ -138,8 +145,15 @@ class MigrationTelemetry:
             failed(error)
 
     def report(self, level: Literal["info", "warning", "error"], event: str, **fields: object) -> None:
-        """Log an event of this migration, and add it to the current span."""
-        report(level, event, log=self._log, migration=self.name, **fields)
+        """Log an event of this migration, and add it to the current span.
+
+        It also says what `report_limited` did not log so far, as `suppressed_new_failed`: an outage that ends has
+        no next warning to say so, but `guard_closed` comes then.
+        """
+        with self._limit_lock:
+            left_out, self._suppressed = self._suppressed, Counter()
+        told = {f"suppressed_{name}": count for name, count in left_out.items()}
+        report(level, event, log=self._log, migration=self.name, **fields, **told)
 
     def report_limited(self, event: str, **fields: object) -> None:
         """Report a warning that an outage repeats for every operation; log it at most once in ten seconds.
@@ -160,7 +174,7 @@ class MigrationTelemetry:
         """Replace locks that another thread of the parent may have held at the moment of the fork."""
         self.counts.after_fork()
         self.instruments.after_fork()
-        self._limit_lock = threading.Lock()
+        self._limit_lock = threading.RLock()
 
 
 def _records(provider: object) -> bool:

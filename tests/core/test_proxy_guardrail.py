@@ -58,6 +58,7 @@ async def test_errors(world: World) -> None:
             "threshold": "error_share",
             "limit": 0.5,
             "error_share": 1.0,
+            "suppressed_new_failed": 2,
             "calls": 4,
             "errors": 4,
             "advice": "New is not used by this proxy until its enable()",

@@ -214,8 +214,12 @@ class WatchedLedger(Watched):
 
     describe: Callable[[], StoreInfo]
 
-    def __init__(self, world: World, journal: list[str], clock: Clock, *, shared: bool) -> None:
+    def __init__(
+        self, world: World, journal: list[str], clock: Clock, *, shared: bool, info: StoreInfo | None = None
+    ) -> None:
         super().__init__("ledger", journal)
+        if info is not None:
+            self.describe = lambda: info
         self.rows_of = InMemoryLedger(clock=clock)
         self.shared = shared
         self._world = world
@@ -445,11 +449,9 @@ class World:
             TrafficGate(rate),
             Store("old", journal, old or {}),
             Store("new", journal, new or {}),
-            WatchedLedger(self, journal, clock, shared=shared),
+            WatchedLedger(self, journal, clock, shared=shared, info=ledger_info),
         )
         made.clock = clock
-        if ledger_info is not None:
-            made.ledger.describe = lambda: ledger_info
         adapters = (
             self.adapter(made.old, old_methods, old_info),
             self.adapter(made.new, new_methods, new_info),

@@ -11,13 +11,13 @@ import pytest
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 
-def scenario(name):
+def scenario(*names, program="forked_child.py"):
     command = [
         sys.executable,
         "-W",
         "ignore::DeprecationWarning",
-        Path(__file__).parent / "forked_child.py",
-        name,
+        Path(__file__).parent / program,
+        *names,
     ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
@@ -51,6 +51,12 @@ def test_postfork_too_early():
 def test_a_lock_held_at_the_fork():
     """A lock that a thread of the parent holds at the fork does not hang the child."""
     assert scenario("held_locks") == [False, 0.0]
+
+
+@pytest.mark.parametrize("what", ["import", "logging"])
+def test_a_fork_right_after_the_source_was_made(what):
+    """A child hangs on neither the import of structlog nor the logging that a thread of the parent had begun."""
+    assert scenario(what, program="early_fork.py") is True
 
 
 def test_closing_in_the_child():

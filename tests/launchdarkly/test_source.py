@@ -122,17 +122,17 @@ def test_a_wrong_value_is_logged_once(server, client, make_source, set_and_wait,
 
 
 def test_wrong_values_take_bounded_memory(server, client, make_source, set_and_wait, logged):
-    """Thousands of wrong and long values are neither remembered nor logged whole."""
+    """Hundreds of wrong and long values are neither remembered, nor all logged, nor logged whole."""
     source = make_source()
-    for number in range(300):
-        set_and_wait(server, client, f"{number} " * 500)
     nested: object = "x" * 200
     for _ in range(5):
         nested = [nested] * 6
     set_and_wait(server, client, nested)
+    for number in range(300):
+        set_and_wait(server, client, f"{number} " * 500)
     source.close()
     assert len(source._remembered) <= 100
-    assert len(events(logged, "flag_value_refused")) == 301
+    assert 100 < len(events(logged, "flag_value_refused")) <= 110, "100, then one in ten seconds"
     assert max(len(event["value"]) for event in logged if "value" in event) <= 500
 
 

@@ -9,8 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.core.worlds import Migration, Trouble, World
+from tests.telemetry.snapshots import Traced
 from tests.telemetry.test_metrics import Metered
-from tests.telemetry.test_spans import Traced
 from zddm_flags import Copies, Guard, Guardrail, Shadow, StoreInfo, Telemetry
 from zddm_telemetry import events
 
@@ -90,7 +90,14 @@ async def test_events_of_the_guard(world: World) -> None:
             "calls": 2,
             "failures": 2,
         },
-        {**figures, "event": "guard_opened", "log_level": "warning", "reason": "probe_failed", "calls": 0},
+        {
+            **figures,
+            "event": "guard_opened",
+            "log_level": "warning",
+            "reason": "probe_failed",
+            "suppressed_new_failed": 2,
+            "calls": 0,
+        },
         {**figures, "event": "guard_half_open", "log_level": "info", "reason": "probed", "calls": 0},
         {**figures, "event": "guard_closed", "log_level": "info", "reason": "recovered", "calls": 1},
     ]

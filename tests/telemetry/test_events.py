@@ -65,7 +65,12 @@ EVENTS = [
         "error": "Trouble",
         "suppressed": 0,
     },
-    {"event": "proxy_disabled", "log_level": "warning", "migration": "users"},
+    {
+        "event": "proxy_disabled",
+        "log_level": "warning",
+        "migration": "users",
+        "suppressed_ledger_failed": 2,  # the write tried again, twice
+    },
     {"event": "proxy_enabled", "log_level": "info", "migration": "users"},
     {"event": "tokens_reaped", "log_level": "warning", "migration": "users", "tokens": 1},
 ]

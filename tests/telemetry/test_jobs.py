@@ -10,8 +10,8 @@ from opentelemetry.sdk.metrics.export import Sum
 from structlog.testing import capture_logs
 
 from tests.core.worlds import SCANNED, Job, Migration, World
+from tests.telemetry.snapshots import Traced, store, typed, warning
 from tests.telemetry.test_metrics import Metered
-from tests.telemetry.test_spans import Traced, store, typed, warning
 from zddm_flags import AsyncVerify, Verify
 from zddm_telemetry import events
 

@@ -17,7 +17,7 @@ from tests.core.worlds import MANY, SCANNED, Job, Migration, Trouble, World
 from tests.otlp import OtlpReceiver
 from tests.telemetry.exported import Exported, compare, exporting, scenes_of
 from tests.telemetry.test_spans import KEY, NEW, OLD, VALUE
-from zddm_flags import AsyncVerify, Copies, Guard, Rollout, Shadow, StoreInfo, Verify
+from zddm_flags import AsyncVerify, Guard, Rollout, Shadow, StoreInfo, Verify
 from zddm_flags.errors import LedgerUnavailable, NotApplied, OperationTimedOut
 from zddm_telemetry import events
 from zddm_telemetry.version import VERSION
@@ -210,9 +210,7 @@ READS = {
     "dirty, for it is being written": Scene(read, being_written, HELD),
     "dirty, to be copied in the background": Scene(read, left_stale, {"copy": "background"}),
     "new_failed": Scene(read, new_fails, HELD),
-    "new_failed, with the copy": Scene(
-        read, lambda migration: migration.new.outage(methods=["write"]), OLD_ONLY
-    ),
+    "new_failed, with the copy": Scene(read, lambda migration: migration.new.outage(methods=["write"]), OLD_ONLY),
     "guard_open": Scene(read, guard_opens, HELD),
     "ledger_failed": Scene(read, ledger_fails("dirty"), HELD),
     "ledger_failed, with the copy": Scene(read, ledger_fails("begin_copy"), OLD_ONLY),

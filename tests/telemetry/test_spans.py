@@ -7,68 +7,30 @@ import contextlib
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler
 
 from tests.core.worlds import Migration, Trouble, World
-from zddm_flags import Rollout, StoreInfo, Telemetry, TrafficGate
+from tests.telemetry.snapshots import (
+    KEY,
+    VALUE,
+    Traced,
+    operation,
+    store,
+    typed,
+    warning,
+)
+from zddm_flags import Rollout, TrafficGate
 from zddm_flags.errors import LedgerUnavailable, NotApplied
 from zddm_telemetry import events
 
-KEY = "secret-key"
-KEY_HASH = "01097fed43c38984"  # XXH3 of the key's bytes
-VALUE = "secret-value"
-OLD = StoreInfo(system="postgresql", collection="users", namespace="shop")
-NEW = StoreInfo(system="redis", collection="users:v2", remote=False)
-
 Run = Callable[[Migration], Any]
-
-
-class Traced:
-    """A provider that keeps its spans."""
-
-    def __init__(self, **options: Any) -> None:
-        self.exporter = InMemorySpanExporter()
-        self.provider = TracerProvider(**options)
-        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-
-    def telemetry(self, **options: Any) -> Telemetry:
-        return Telemetry(tracer_provider=self.provider, **options)
-
-    def migration(self, world: World, rate: float | Rollout = 1.0, **options: Any) -> Migration:
-        given = {"old_info": OLD, "new_info": NEW, "telemetry": self.telemetry(), **options}
-        return world.migration(rate, **given)
-
-    @property
-    def spans(self) -> Sequence[ReadableSpan]:
-        return self.exporter.get_finished_spans()
-
-    def text(self) -> str:
-        return "".join(span.to_json() for span in self.spans)
-
-    def tree(self) -> list[Any]:
-        """Every root span with its children, in the order in which they began."""
-        spans = sorted(self.spans, key=lambda span: span.start_time or 0)
-        return [self._branch(span, spans) for span in spans if span.parent is None]
-
-    def _branch(self, span: ReadableSpan, spans: Sequence[ReadableSpan]) -> Any:
-        assert span.context is not None
-        children = [
-            self._branch(each, spans)
-            for each in spans
-            if each.parent is not None and each.parent.span_id == span.context.span_id
-        ]
-        attributes = dict(span.attributes or {})
-        happened = [(event.name, dict(event.attributes or {})) for event in span.events]
-        return (span.name, span.kind.name, span.status.status_code.name, attributes, happened, children)
 
 
 @pytest.fixture(autouse=True)
@@ -77,67 +39,6 @@ def failures(monkeypatch: pytest.MonkeyPatch) -> set[type[BaseException]]:
     known: set[type[BaseException]] = set()
     monkeypatch.setattr(events, "_known_failures", known)
     return known
-
-
-def operation(
-    name: str,
-    path: str | None,
-    children: Sequence[Any],
-    *,
-    rate: float = 1.0,
-    passed: bool = True,
-    stale: bool | None = None,
-    error: str | None = None,
-    events: Sequence[Any] = (),
-) -> Any:
-    """A span of one operation, as it must be."""
-    attributes: dict[str, Any] = {
-        "zddm.migration": "users",
-        "zddm.gate.rate": rate,
-        "zddm.gate.passed": passed,
-        "zddm.key.hash": KEY_HASH,
-    }
-    if path is not None:
-        attributes["zddm.path"] = path
-    if stale is not None:
-        attributes["zddm.stale_marked"] = stale
-    if error is not None:
-        attributes["error.type"] = error
-    status = "UNSET" if error is None else "ERROR"
-    return (f"zddm.{name}", "INTERNAL", status, attributes, list(events), list(children))
-
-
-def store(role: str, name: str, error: str | None = None, size: int | None = None) -> Any:
-    """A span of one call to a store, as it must be."""
-    info = OLD if role == "old" else NEW
-    attributes: dict[str, Any] = {
-        "zddm.store": role,
-        "db.system.name": info.system,
-        "db.collection.name": info.collection,
-        "db.operation.name": name,
-    }
-    if info.namespace is not None:
-        attributes["db.namespace"] = info.namespace
-    if size is not None:
-        attributes["db.operation.batch.size"] = size
-    if error is not None:
-        attributes["error.type"] = error
-    status = "UNSET" if error is None else "ERROR"
-    kind = "CLIENT" if info.remote else "INTERNAL"
-    return (f"{name} {info.collection}", kind, status, attributes, [], [])
-
-
-def warning(event: str, **fields: Any) -> Any:
-    return (event, {"zddm.migration": "users", **{f"zddm.{name}": value for name, value in fields.items()}})
-
-
-def typed(tree: Any) -> Any:
-    """The same tree with the type of every value beside it: True is not 1, and 1 is not 1.0."""
-    if isinstance(tree, Mapping):
-        return {name: typed(value) for name, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return [typed(each) for each in tree]
-    return type(tree).__name__, tree
 
 
 TROUBLE = "tests.core.worlds.Trouble"

@@ -328,6 +328,7 @@ class AsyncBackground(AsyncMigration[K, V]):
         being changed now, or all of them where the ledger still cannot be reached.
         """
         # Several may do this at once, such as close() beside the background: a key that is marked twice is stale.
+        keys = 0
         while marked := self._unmarked.to_mark(self._settings.max_batch):
             try:
                 _, token = await self._begin(list(marked))
@@ -335,9 +336,11 @@ class AsyncBackground(AsyncMigration[K, V]):
                 break
             # From here on the keys are dirty for everybody, and tokens that were pending end stale.
             self._unmarked.forget(marked)
-            self._telemetry.report("warning", "keys_marked", keys=len(marked))
+            keys += len(marked)
             # Where a change of Old may yet land the token is left to the reaper, which comes after that.
             await self._end({name: None if known.unsure else False for name, known in marked.items()}, token)
+        if keys:  # again and again, where the ledger fails now and then
+            self._telemetry.report_limited("keys_marked", keys=keys)
         left = len(self._unmarked)
         if left and self._closed:
             self._telemetry.report("error", "closed_with_unmarked_keys", keys=left, advice=_UNMARKED)

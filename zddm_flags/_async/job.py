@@ -91,7 +91,7 @@ class AsyncJob(AsyncWork[K, V]):
             raise TypeError("executor= needs target=: the module:attribute of the proxy, for who runs a part")
         super().__init__(
             proxy,
-            proxy.job_telemetry(self.name),
+            proxy.job_telemetry(self.name, Stopped),
             page_size=page_size,
             per_second=per_second,
             patience_seconds=patience_seconds,
@@ -165,6 +165,10 @@ class AsyncJob(AsyncWork[K, V]):
             total.update(part.counts)
         return total
 
+    def _tell_counts(self, counts: Mapping[str, int], **about: bool) -> None:
+        outcomes = {outcome: number for outcome, number in counts.items() if outcome != "rows"}
+        self._told.tell(outcomes, rows=self._rows(counts), **about)
+
     # -- the run ----------------------------------------------------------------------------------------------
 
     async def _run(self) -> Plan:
@@ -175,8 +179,7 @@ class AsyncJob(AsyncWork[K, V]):
                 self._told.tell({}, state=plan.state)
                 return plan
             finally:
-                counts = self._counts()
-                self._told.tell(counts, resumed=self.resumed, rows=self._rows(counts))
+                self._tell_counts(self._counts(), resumed=self.resumed)
                 if self._plan is not None:
                     self._told.tell({}, run=self._plan.run, parts=len(self._plan.ranges))
 
@@ -310,8 +313,15 @@ class AsyncJob(AsyncWork[K, V]):
         while not part.done:
             if self._stopper.stopped:
                 raise Stopped
+            part = await self._do_told_page(number, plan.ranges[number], part)
+            self._parts[number] = part
+            self._waiting = None
+
+    async def _do_told_page(self, number: int, reach: Range, part: Part) -> Part:
+        """Do a page and save it, below a span of its own or none: a run of hours has more than a trace holds."""
+        with self._told.page(number) as page:
             try:
-                part = await self._do_told_page(number, plan.ranges[number], part)
+                after = await self._do_page(number, reach, part)
             except ValueError as error:
                 # An adapter refuses a cursor so, as that of a table whose key was changed; and much else.
                 error.add_note(
@@ -320,14 +330,8 @@ class AsyncJob(AsyncWork[K, V]):
                     "--restart), which loses nothing but the progress"
                 )
                 raise
-            await self._save(part_name(self.name, number), part.dump())
-            self._parts[number] = part
-            self._waiting = None
-
-    async def _do_told_page(self, number: int, reach: Range, part: Part) -> Part:
-        with self._told.page(number) as page:
-            after = await self._do_page(number, reach, part)
             page.add({"zddm.job.rows": self._rows(after.counts) - self._rows(part.counts)})
+            await self._save(part_name(self.name, number), after.dump())
         return after
 
     async def _take_over_part(self, plan: Plan, number: int) -> Part:
@@ -392,7 +396,8 @@ class AsyncJob(AsyncWork[K, V]):
                     raise Stopped
                 ended = [call for call in running if call.done()]
                 if ended or self._clock() >= look_at:
-                    kept = await self._persistently(self._proxy.ledger.checkpoints)
+                    with self._told.untraced():
+                        kept = await self._persistently(self._proxy.ledger.checkpoints)
                     self._check_plan(plan, kept)
                     self._know_parts(plan, kept)
                     look_at = self._clock() + FOLLOW_SECONDS
@@ -480,10 +485,10 @@ class AsyncJob(AsyncWork[K, V]):
         self._plan = saved_plan(self.name, kept)
         if self._plan is None:
             raise _superseded(self.name)
-        self._told = self._proxy.job_telemetry(self.name, part=number, carrier=trace)
+        self._told = self._proxy.job_telemetry(self.name, Stopped, part=number, carrier=trace)
         with self._told:
             await self._do_part(number)
-            self._told.tell(self._part(number).counts)
+            self._tell_counts(self._part(number).counts)
 
     async def _wait(self, seconds: float, why: str) -> None:
         await super()._wait(seconds, why)
@@ -491,7 +496,8 @@ class AsyncJob(AsyncWork[K, V]):
             return
         self._look_at = self._clock() + HELD_SECONDS
         try:
-            kept = await self._proxy.ledger.checkpoints()
+            with self._told.untraced():
+                kept = await self._proxy.ledger.checkpoints()
         except Exception:  # who waits is patient with the ledger, or soon calls it
             return
         self._check_plan(self._plan, kept)
@@ -500,6 +506,11 @@ class AsyncJob(AsyncWork[K, V]):
             mine = part.owner == self._owner
             if mine and (name not in kept or Part.load(name, kept[name].data).owner != self._owner):
                 raise _superseded(self.name)
+
+
+def _outcomes(counts: Mapping[str, int]) -> dict[str, int]:
+    """How many rows met with which outcome."""
+    return {outcome: number for outcome, number in counts.items() if outcome != "rows"}
 
 
 def _submitted(executor: Executor, part: RemotePart) -> Future[None]:

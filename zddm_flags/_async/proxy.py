@@ -537,7 +537,7 @@ class AsyncProxy(AsyncOverview[K, V]):
             return
         value = decision.rollout.text
         evaluation = self._gate.evaluation
-        if evaluation is None or evaluation.rollout is not decision.rollout:
+        if evaluation is None or evaluation.rollout != decision.rollout:
             operation.evaluated(flag_key, value)  # by a source that tells no more, or that is a change ahead
             return
         operation.evaluated(

@@ -60,7 +60,7 @@ class AsyncRepair(AsyncWork[K, V]):
     ) -> None:
         super().__init__(
             proxy,
-            proxy.job_telemetry("repair"),
+            proxy.job_telemetry("repair", Stopped),
             page_size=page_size,
             per_second=per_second,
             patience_seconds=patience_seconds,
@@ -87,8 +87,9 @@ class AsyncRepair(AsyncWork[K, V]):
         with self._told:
             finished = await self._repair_all()
             state = "finished" if finished else "stopped"
-            self._told.tell(self._counts, state=state, rows=self._counts["keys"], dry_run=self._dry_run)
-        counts = self._counts
+            counts = self._counts
+            outcomes = {outcome: number for outcome, number in counts.items() if outcome != "keys"}
+            self._told.tell(outcomes, state=state, rows=counts["keys"], dry_run=self._dry_run)
         return RepairResult(
             finished=finished,
             dry_run=self._dry_run,
@@ -149,7 +150,8 @@ class AsyncRepair(AsyncWork[K, V]):
         cursor: str | None = None
         while True:
             limit = await self._allowance()
-            page = await self._persistently(partial(self._proxy.ledger.stale_keys, cursor, limit))
+            with self._told.untraced():
+                page = await self._persistently(partial(self._proxy.ledger.stale_keys, cursor, limit))
             if page.keys:
                 yield page.keys
             if page.next_cursor is None:
@@ -187,7 +189,8 @@ class AsyncRepair(AsyncWork[K, V]):
             cursor: str | None = None
             while unknown:
                 limit = await self._allowance()
-                page: Page[K, V] = await self._persistently(partial(scan, cursor, limit, None))
+                with self._told.untraced():
+                    page: Page[K, V] = await self._persistently(partial(scan, cursor, limit, None))
                 located, _ = self._proxy.locate(key for key, _ in page.items)
                 wanted = [each for each in located if each.name in unknown]
                 if wanted:

@@ -108,10 +108,18 @@ class Bulk(Background[K, V]):
         return self._new_takes_writes()
 
     def job_telemetry(
-        self, job: str, *, part: int | None = None, carrier: Mapping[str, str] | None = None
+        self,
+        job: str,
+        stopped: type[Exception],
+        *,
+        part: int | None = None,
+        carrier: Mapping[str, str] | None = None,
     ) -> JobTelemetry:
-        """What is told of a run of a job; or of one part, in the trace that `carrier` comes from."""
-        return self._telemetry.job(job, part=part, carrier=carrier)
+        """What is told of a run of a job; or of one part, in the trace that `carrier` comes from.
+
+        A page that ends with `stopped` did not fail.
+        """
+        return self._telemetry.job(job, stopped, part=part, carrier=carrier)
 
     def guard_refuses(self, key: K) -> bool:
         """Whether New is not to be called now. Where it is time to try it again, `key` is read for that, aside."""

@@ -337,8 +337,9 @@ class Migration(Generic[K, V]):
             if opening.epoch != grant.epoch or opening.opened < rate:
                 self._ledger_failed("open_to", LedgerMismatch("reset under a token, or keeps rates inexactly"))
                 return [], "ledger_failed"
-            self._opening = opening
-            self._telemetry.report("info", "opened_wider", opened=opening.opened, before=opened)
+            known, self._opening = self._opening, opening
+            if (opening.epoch, opening.opened) != (known.epoch, known.opened):  # else another one has told of it
+                self._telemetry.report("info", "opened_wider", opened=opening.opened, before=opened)
             opened = opening.opened
 
     def _apply_to_new(

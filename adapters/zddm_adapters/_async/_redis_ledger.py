@@ -232,9 +232,9 @@ class _Client:
             infos = await self._infos()
             for info in infos:
                 check_server(info)
-            if not all(map(is_durable, infos)):
+            known, self._checked = self._checked, True
+            if not known and not all(map(is_durable, infos)):  # one of those that looked at the same time tells
                 report("warning", "ledger_not_durable", advice=_NOT_DURABLE)
-            self._checked = True
         return where
 
     async def _infos(self) -> list[Mapping[str, Any]]:
