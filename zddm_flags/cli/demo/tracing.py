@@ -11,8 +11,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.sampling import Decision as Sampled
-from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, SamplingResult, StaticSampler, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler, SamplingResult, TraceIdRatioBased
 from opentelemetry.trace import Link, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
 
@@ -54,15 +53,16 @@ class Tracing:
         self._provider.add_span_processor(
             BatchSpanProcessor(self._sent, schedule_delay_millis=_SEND_EVERY_MILLISECONDS)
         )
-        self._closing = threading.Thread(target=self._provider.shutdown, name="demo-last-spans", daemon=True)
         self.telemetry = Telemetry(tracer_provider=self._provider)
 
     def close(self) -> None:
         """Send what is left, for a few seconds at most. Idempotent."""
+        if self._sent.closing:
+            return
         self._sent.closing = True
-        if self._closing.ident is None:
-            self._closing.start()
-        self._closing.join(_LAST_SECONDS)
+        closing = threading.Thread(target=self._provider.shutdown, name="demo-last-spans", daemon=True)
+        closing.start()
+        closing.join(_LAST_SECONDS)
 
     def lines(self, airport: str, key_hash: int) -> Iterator[str]:
         """What was sent, and what to look for. `airport` is the one that is asked for most."""
@@ -80,7 +80,6 @@ class _JobsAndSome(Sampler):
 
     def __init__(self) -> None:
         self._some = TraceIdRatioBased(_TRACED)
-        self._all = StaticSampler(Sampled.RECORD_AND_SAMPLE)
 
     def should_sample(
         self,
@@ -93,7 +92,7 @@ class _JobsAndSome(Sampler):
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
         wanted = name in _JOBS or any(link.context.trace_flags.sampled for link in links or ())
-        sampler = self._all if wanted else self._some
+        sampler = ALWAYS_ON if wanted else self._some
         return sampler.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
 
     def get_description(self) -> str:
