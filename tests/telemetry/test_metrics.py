@@ -81,6 +81,7 @@ async def test_instruments(world: World, metered: Metered) -> None:
         "zddm.operations": (Sum, "{key}", {"zddm.operation", "zddm.path"}),
         "zddm.store.operations": (Sum, "{key}", {"zddm.store", "zddm.operation"}),
         "zddm.store.operation.duration": (Histogram, "s", {"zddm.store", "zddm.operation", "zddm.outcome"}),
+        "zddm.ledger.operation.duration": (Histogram, "s", {"zddm.operation", "zddm.outcome"}),
         "zddm.copies": (Sum, "{key}", set()),
         "zddm.copies.dropped": (Sum, "{key}", set()),
         "zddm.guard.open": (Gauge, "1", set()),
