@@ -48,7 +48,5 @@ def reason_of(operation: str, path: str, passed: bool, dirty: bool | None) -> st
     if path == "old" and passed:
         if operation == "write":
             return f"{_MEANWHILE}; Old alone was changed"
-        return (
-            _TOO_LONG if dirty is None else _MEANWHILE
-        )  # where the ledger was asked, the key was not too long for it
+        return _TOO_LONG if dirty is None else _MEANWHILE  # the ledger is asked of no key that is too long for it
     return REASONS.get((operation, path))
