@@ -81,6 +81,7 @@ class MigrationTelemetry:
         self._log = options.log
         self._options = options
         self.instruments: Instruments = instruments_of(options.meter_provider, VERSION)
+        self.flag_key = flag_key
         self.constant = {"zddm.migration": name}
         if flag_key is not None:
             self.constant["feature_flag.key"] = flag_key
