@@ -359,10 +359,10 @@ class CopiesLaterWithoutAToken(AsyncProxy[str, str]):
 
     async def _copy_some(self) -> int:
         batch = self._to_copy.take(10)
-        for each in batch:
-            value = await self._old.read(each.key)
+        for key in (each.located.key for each in batch):
+            value = await self._old.read(key)
             if value is not None:
-                await self._new.write(each.key, value)
+                await self._new.write(key, value)
         return len(batch)
 
 
