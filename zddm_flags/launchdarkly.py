@@ -12,6 +12,8 @@ import threading
 import time
 from collections import deque
 from dataclasses import replace
+from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from zddm_flags import _fork
@@ -428,8 +430,11 @@ class LaunchDarklySource:
         self._note(level, event, **fields)
 
     def _note_failure(self, error: BaseException) -> None:
-        text = f"{type(error).__name__}: {error}"[:200]
-        self._note_once(text, "error", "launchdarkly_source_failed", error=text)
+        """Say what failed and where; without the error's text, which may quote whatever a listener works on."""
+        name, at = type(error).__name__, ""
+        for frame, line in walk_tb(error.__traceback__):  # the last one is where it was raised
+            at = f"{Path(frame.f_code.co_filename).name}:{line}"
+        self._note_once(f"{name} {at}", "error", "launchdarkly_source_failed", error=name, at=at)
 
     def _report_events(self) -> None:
         while True:

@@ -84,7 +84,7 @@ class JobTelemetry:
             if now < self._told.get(why, 0.0):
                 return
             self._told[why] = now + _SAME_WAIT_SECONDS
-        self._work.event("zddm.waiting", {"zddm.why": why})
+        self._work.event("zddm.waiting", {"zddm.migration": self._telemetry.name, "zddm.why": why})
 
     def page(self, part: int | None = None) -> PageTelemetry:
         """A context manager around one page, of this part of the run."""

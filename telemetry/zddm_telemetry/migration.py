@@ -175,6 +175,7 @@ class MigrationTelemetry:
         self.counts.after_fork()
         self.instruments.after_fork()
         self._limit_lock = threading.RLock()
+        self._suppressed = Counter()  # its parent tells of those
 
 
 def _records(provider: object) -> bool:

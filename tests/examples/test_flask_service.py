@@ -132,15 +132,14 @@ def test_concurrent_requests(environment, old, new, flags, tmp_path):
 
 def test_a_read_is_a_child_of_the_callers_span(environment, collector, tmp_path):
     """A read is below the caller's span, the thread's next request is not, and both arrive at a worker's end."""
-    endpoint, spans = collector
-    environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_SERVICE_NAME": "users-service"}
+    environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_SERVICE_NAME": "users-service"}
     with started((*COMMAND, "--workers", "1", "--threads", "1"), environment, tmp_path / "log") as service:
         headers = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
         assert service.call("GET", "/users/ada", headers=headers)[0] == 404
         service.put("ada", 1)
         assert service.stop() == 0
-    (read,) = [span for span in spans if span.name == "zddm.read"]
-    assert (read.trace_id.hex(), read.parent_span_id.hex()) == (TRACE, SPAN)
-    (write,) = [span for span in spans if span.name == "zddm.write"]
-    assert write.trace_id.hex() != TRACE
-    assert not write.parent_span_id
+    (read,) = [span for span in collector.spans if span.name == "zddm.read"]
+    assert (read.trace_id, read.parent_id, read.service) == (TRACE, SPAN, "users-service")
+    (write,) = [span for span in collector.spans if span.name == "zddm.write"]
+    assert write.trace_id != TRACE
+    assert write.parent_id is None

@@ -80,7 +80,7 @@ def test_the_steps_to_make_and_ramp_a_flag(kind, context, reaches):
                 server.set_flag(FLAG, made(variations, serves=number))
                 assert reaches(source, Rollout.parse(variation))
                 assert number == 0 or source.evaluation.variant == str(number)
-            server.set_flag(FLAG, made(variations, serves=number, on=False))
+            server.set_flag(FLAG, made(variations, serves=len(variations) - 1, on=False))
             assert reaches(source, 0.0)
             assert (source.evaluation.reason, source.evaluation.variant) == ("disabled", "0")
 
