@@ -33,7 +33,6 @@ REASONS: Mapping[tuple[str, str], str] = {
 
 _STALE = "the key was stale: Old served it, and now New has it again"
 _STALE_AND_ABSENT = "the key was stale, so that New was not asked: Old was, and lacks it"
-_MEANWHILE = "the gate closed for this key while the operation went on"
 _TOO_LONG = "the key is too long for the ledger: no write takes it, so it is in Old at most"
 
 
@@ -45,10 +44,7 @@ def reason_of(operation: str, path: str, passed: bool, dirty: bool | None) -> st
     operation = "write" if operation == "delete" else operation
     if operation == "read" and dirty and path in ("copied", "miss"):
         return _STALE if path == "copied" else _STALE_AND_ABSENT
-    if path == "old" and passed:
-        if operation == "write":
-            return f"{_MEANWHILE}; Old alone was changed"
-        return (
-            _TOO_LONG if dirty is None else _MEANWHILE
-        )  # where the ledger was asked, the key was not too long for it
+    # Where the ledger was asked, the key is not too long for it: the gate was closed meanwhile.
+    if operation == "read" and path == "old" and passed and dirty is None:
+        return _TOO_LONG
     return REASONS.get((operation, path))

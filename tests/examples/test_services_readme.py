@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import urllib.request
 
 import pytest
 
@@ -49,6 +50,20 @@ class Terminals:
             text=True,
         )
         self._ask_postgresql, self._ask_valkey = ask_postgresql, ask_valkey
+        self._flags = f"http://127.0.0.1:{port}/sdk/latest-all"
+        self.wait_for_flags('"variations": [0,')
+
+    def wait_for_flags(self, shown):
+        """Wait until LaunchDarkly's stand-in serves this."""
+
+        def asked():
+            try:
+                with urllib.request.urlopen(self._flags, timeout=DEADLINE) as answer:  # noqa: S310 - our own
+                    return shown in answer.read().decode()
+            except OSError:  # it is not there yet
+                return False
+
+        wait_until(asked, f"the flag server serves {shown}")
 
     def type(self, block):
         """Type a block at the Python prompt."""
@@ -112,6 +127,7 @@ def test_what_the_readme_says_to_type(title, addresses, stores, valkey, tmp_path
     with contextlib.closing(Terminals(port, stores[1].execute, valkey.get)) as terminals:
         if title == "Flask":
             terminals.type('>>> flags.set("users-migration-rate", 1)\n')  # where the section before it left it
+            terminals.wait_for_flags('"variations": [1,')
         extra = ["--no-control-socket"] if command[0] == "gunicorn" else []
         with started([*command, *extra], environment, tmp_path / "log") as service:
             for kind, block in steps:

@@ -405,7 +405,7 @@ class TellsWhoseBackgroundFailed(AsyncProxy[str, str]):
     """Lets what fails in the background end all background work."""
 
     async def _compare_some(self) -> int:
-        batch = self._to_compare.take(10)
+        batch = [each.located for each in self._to_compare.take(10)]
         return (await self._compare(batch)).get("different", 0) if batch else 0
 
 

@@ -281,7 +281,7 @@ async def test_the_background_is_no_part_of_an_operation(
 
 
 async def test_a_probe_has_a_span_of_its_own(world: World, traced: Traced) -> None:
-    """A probe is no operation's: it has a span of its own, a root, with the call to New below it."""
+    """A probe is no operation's: it has a span of its own, a root, which tells of its call and of the guard."""
     migration = traced.migration(world, **options(guard=GUARD))
     await open_guard(migration)
     migration.clock.advance(2)
@@ -290,14 +290,13 @@ async def test_a_probe_has_a_span_of_its_own(world: World, traced: Traced) -> No
     await migration.work()
     assert migration.stats().guard == "half_open"
     [(name, kind, status, attributes, happened, [child])] = traced.tree()
-    assert (name, kind, status, attributes, happened) == (
-        *("zddm.probe", "INTERNAL", "UNSET", {"zddm.migration": "users"}, []),
-    )
+    assert (name, kind, status, attributes) == ("zddm.probe", "INTERNAL", "UNSET", {"zddm.migration": "users"})
+    assert [event for event, _ in happened] == ["guard_half_open"]
     assert (child[0], child[3]["zddm.store"]) == ("read", "new")
 
 
 async def test_a_probe_that_fails_has_its_error(world: World, traced: Traced) -> None:
-    """The span of a probe that New failed says so, by the class of the error."""
+    """The span of a probe that New failed says so, by the class of the error, and that the guard stays open."""
     migration = traced.migration(world, **options(guard=GUARD))
     await open_guard(migration)
     migration.new.outage()
@@ -306,6 +305,7 @@ async def test_a_probe_that_fails_has_its_error(world: World, traced: Traced) ->
     [span] = (span for span in traced.spans if span.name == "zddm.probe")
     assert span.status.status_code.name == "ERROR"
     assert (span.attributes or {})["error.type"] == "tests.core.worlds.Trouble"
+    assert [event.name for event in span.events] == ["new_failed", "guard_opened"]
     assert "secret" not in traced.text()
 
 

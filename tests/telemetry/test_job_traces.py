@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import multiprocessing
+import os
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +19,7 @@ from tests.core.worlds import SCANNED, Clock, Migration, Store, Trouble, World
 from tests.telemetry.snapshots import Traced
 from tests.telemetry.test_jobs import verify
 from zddm_flags import AsyncBackfill, Backfill, targets
+from zddm_flags._async.work import Stopped
 from zddm_flags.paths import reason_of
 from zddm_telemetry import JobTelemetry, MigrationTelemetry, events
 
@@ -46,7 +51,7 @@ def keys(number: int) -> dict[str, str]:
 def told(telemetry: Traced, clock: Clock, **options: Any) -> JobTelemetry:
     """The telemetry of a run whose time passes by hand."""
     migration = MigrationTelemetry(telemetry.telemetry(**options), "users", None, reason_of)
-    return JobTelemetry(migration, "backfill", clock=clock)
+    return JobTelemetry(migration, "backfill", Stopped, clock=clock)
 
 
 def spans(traced: Traced, name: str) -> list[ReadableSpan]:
@@ -176,6 +181,7 @@ async def test_a_run_that_is_stopped_and_gone_on_with(world: World, traced: Trac
     migration.new.after["write_many"] = stop
     await job.run()
     first = root(traced, "zddm.backfill")
+    assert {span.status.status_code.name for span in traced.spans} == {"UNSET"}
     traced.exporter.clear()
     await migration.backfill(page_size=2).run()
     then = root(traced, "zddm.backfill")
@@ -185,6 +191,25 @@ async def test_a_run_that_is_stopped_and_gone_on_with(world: World, traced: Trac
     assert first["zddm.job.rows"] < then["zddm.job.rows"] == 8
     assert then["zddm.rows.copied"] + then.get("zddm.rows.present", 0) == 8
     assert not [name for name in then if name in ("zddm.rows.rows", "zddm.rows.failed")]
+
+
+async def test_a_page_that_is_stopped(world: World, traced: Traced) -> None:
+    """A page that is given up because the run is stopped is no failure, and says that it was stopped."""
+    migration = traced.migration(world, 0.0, old=keys(2), **METHODS)
+    job = migration.backfill()
+    migration.gate.set_rate(1.0)
+    migration.new.outage(methods=["write_many"])
+
+    async def stop() -> None:
+        job.stop()
+
+    job.time.hooks.append(stop)
+    await job.run()
+    [page] = spans(traced, "zddm.backfill.page")
+    assert page.status.status_code.name == "UNSET"
+    assert (page.attributes or {})["zddm.job.state"] == "stopped"
+    assert "error.type" not in (page.attributes or {})
+    assert root(traced, "zddm.backfill")["zddm.job.state"] == "stopped"
 
 
 @pytest.mark.parametrize("job", ["backfill", "verify", "repair"])
@@ -261,7 +286,7 @@ async def test_an_executors_parts(world: World, traced: Traced, monkeypatch: pyt
     [run] = spans(traced, "zddm.backfill")
     parts = spans(elsewhere, "zddm.backfill.part")
     assert run.context is not None
-    assert {(part.attributes or {})["zddm.job.part"] for part in parts} == {0, 1}
+    assert {str((part.attributes or {})["zddm.job.part"]) for part in parts} == {"0", "1"}
     for part in parts:
         assert part.context is not None
         assert part.parent is not None
@@ -298,3 +323,83 @@ async def test_an_executors_parts_of_a_run_without_telemetry(
     result = await done_by_threads(migration, monkeypatch, telemetry=traced.telemetry())
     assert result.complete
     assert [span.parent for span in spans(traced, "zddm.backfill.part")] == [None, None]
+
+
+APPLICATION = '''
+"""An application whose spans are kept in files, one for each process."""
+
+import os
+from pathlib import Path
+
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from sqlalchemy import Column, Integer, MetaData, String, Table, create_engine
+
+from zddm_adapters.sqlalchemy import SqlAlchemyAdapter, SqlAlchemyLedger
+from zddm_flags import Proxy, Telemetry, TrafficGate
+
+HERE = Path(__file__).parent
+
+
+class Keep(SpanProcessor):
+    def on_end(self, span):
+        parent = "" if span.parent is None else f"{span.parent.span_id:x}"
+        line = f"{span.name},{span.context.trace_id:x},{span.context.span_id:x},{parent}"
+        with (HERE / f"{os.getpid()}.spans").open("a") as file:
+            file.write(line + chr(10))
+
+
+ENGINES = []
+
+
+def engine(name, **options):
+    ENGINES.append(create_engine(f"sqlite:///{HERE}/{name}.db", connect_args={"timeout": 30}, **options))
+    return ENGINES[-1]
+
+
+def table():
+    return Table("users", MetaData(), Column("id", Integer, primary_key=True), Column("name", String))
+
+
+def users():
+    provider = TracerProvider()
+    provider.add_span_processor(Keep())
+    ledger = engine("ledger", isolation_level="AUTOCOMMIT")
+    return Proxy(
+        TrafficGate(1.0), SqlAlchemyAdapter(engine("old"), table()), SqlAlchemyAdapter(engine("new"), table()),
+        name="users", ledger=SqlAlchemyLedger(ledger), telemetry=Telemetry(tracer_provider=provider, log=False),
+    )
+'''
+
+
+def test_parts_in_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that are spawned for the parts go on with the trace of the run, each with its own SDK."""
+    module = f"spans_of_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{module}.py").write_text(APPLICATION, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    application: Any = importlib.import_module(module)
+    for name in ("old", "new"):
+        engine = application.engine(name)
+        application.table().create(engine)
+        if name == "old":
+            with engine.begin() as connection:
+                connection.execute(
+                    application.table().insert(), [{"id": number, "name": "n"} for number in range(20)]
+                )
+    proxy = application.users()
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
+        target = f"{module}:users"
+        assert Backfill(proxy, page_size=5, parts=2, workers=2, executor=executor, target=target).run().complete
+    for engine in application.ENGINES:
+        engine.dispose()
+    lines = {path.stem: path.read_text().splitlines() for path in tmp_path.glob("*.spans")}
+    made = {process: [tuple(line.split(",")) for line in kept] for process, kept in lines.items()}
+    own = made.pop(str(os.getpid()))
+    [(_, trace_id, run, parent)] = [span for span in own if span[0] == "zddm.backfill"]
+    assert parent == ""
+    parts = [span for kept in made.values() for span in kept if span[0] == "zddm.backfill.part"]
+    assert [part[1:2] + part[3:] for part in parts] == [(trace_id, run)] * 2
+    ids = {part[2] for part in parts}
+    pages = [span for kept in made.values() for span in kept if span[0] == "zddm.backfill.page"]
+    assert len(pages) >= 4
+    assert {page[3] for page in pages} == ids

@@ -109,8 +109,21 @@ async def test_a_gate_that_closes_meanwhile(world: World) -> None:
 
     migration.ledger.after["dirty"] = close
     await migration.read(KEY)
-    reason = "the gate is closed for this key: its hash is not below the rate"
-    assert told(traced) == ("old", reason, False)
+    assert told(traced) == ("old", "the gate is closed for this key: its hash is not below the rate", False)
+
+
+async def test_a_write_whose_gate_closes_meanwhile(world: World) -> None:
+    """A write whose gate closes while Old is written says that the gate is closed."""
+    traced = Traced()
+    migration = traced.migration(world)
+
+    async def close() -> None:
+        migration.gate.set_rate(0.0)
+
+    migration.old.after["write"] = close
+    await migration.write(KEY, VALUE)
+    reason = "the gate is closed for this key: its hash is not below the rate; Old alone was changed"
+    assert told(traced) == ("old", reason, None)
 
 
 def _disable(migration: Migration) -> None:
