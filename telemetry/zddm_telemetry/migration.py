@@ -93,7 +93,7 @@ class MigrationTelemetry:
         self._quiet_until: dict[str, float] = {}
         self._suppressed: Counter[str] = Counter()
 
-    def show(self, owner: object, gauges: Callable[[], Gauges]) -> None:
+    def show(self, owner: object, gauges: Callable[[], Gauges | None]) -> None:
         """Show the metrics of `owner`, the proxy, for as long as it lives."""
         self.instruments.add(owner, self.name, self.counts, gauges)
 
