@@ -92,7 +92,9 @@ class Incidents:
         if self._first:
             self.gates["disagreeing"].set_rate(0.25)
         with self.engines["ledgerless"].connect() as connection:
-            for table in connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'table'")).fetchall():
+            for table in connection.execute(
+                text("SELECT name FROM sqlite_master WHERE type = 'table'")
+            ).fetchall():
                 connection.execute(text(f"DROP TABLE {table[0]}"))
         for key in KEYS:
             InMemoryAdapter.write(self.news["differing"], key, "by nobody")
