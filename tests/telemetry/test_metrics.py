@@ -477,3 +477,20 @@ async def test_broken_histogram(world: World, metered: Metered, monkeypatch: pyt
     await migration.write(KEY, VALUE)
     assert await migration.read(KEY) == VALUE
     assert metered.numbers("zddm.operations") == {("users", "write", "both"): 1, ("users", "read", "new_hit"): 1}
+
+
+@pytest.mark.usefixtures("watched_closely")
+async def test_watching_after_a_fork(world: World, metered: Metered) -> None:
+    """In a forked child nobody watches, until a key becomes stale there."""
+    migration = metered.migration(world)
+    await migration.write("a", 1)
+    migration.proxy.disable()
+    watching = watch(migration)
+    watching._errand._pause_seconds = 60
+    await migration.write("a", 2)
+    assert watching.alive
+    migration.proxy._after_fork()
+    assert not watching.alive
+    watching._errand._pause_seconds = 0
+    await migration.write("b", 2)
+    await world.until(lambda: migration.proxy._ledger.last_summary().stale == 2)
