@@ -40,7 +40,10 @@ DURATION_BOUNDS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
     *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0),  # half of a `Guard`'s `slow_call_seconds`, that, its budget, and beyond it
 )
-"""Seconds: those of OpenTelemetry's `db.client.operation.duration`, and some between them. The SDK's own are for ms."""
+"""Seconds: those of OpenTelemetry's `db.client.operation.duration`, and more. The SDK's own bounds are for ms."""
+
+_NO_UNIT = ""
+"""Of rates, and of what is 0 or 1: of unit "1" some exporters to Prometheus make `_ratio`, and others do not."""
 
 
 class Instruments:
@@ -91,20 +94,20 @@ class Instruments:
         meter.create_observable_gauge(
             "zddm.guard.open",
             [self._guards],
-            "",  # not "1", which Prometheus calls a ratio
+            _NO_UNIT,
             "1 where a guard keeps calls from New, or tries it again; else 0",
         )
         meter.create_observable_gauge(
             "zddm.gate.connected",
             [self._connections],
-            "",
+            _NO_UNIT,
             "1 where changes of the rate can reach this process, 0 where the flag's connection is lost",
         )
         meter.create_observable_gauge(
-            "zddm.gate.rate", [self._rates], "1", "Rate wanted by the rollout, for reads and for writes"
+            "zddm.gate.rate", [self._rates], _NO_UNIT, "Rate wanted by the rollout, for reads and for writes"
         )
         meter.create_observable_gauge(
-            "zddm.ledger.opened", [self._opened], "1", "Largest rate at which New was ever used"
+            "zddm.ledger.opened", [self._opened], _NO_UNIT, "Largest rate at which New was ever used"
         )
         meter.create_observable_gauge(
             "zddm.ledger.stale_keys",

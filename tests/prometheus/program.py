@@ -1,4 +1,4 @@
-"""A process with migrations that are well until it reads `begin` on its standard input; then each has its incident.
+"""A process with migrations that are well until it reads `begin` on its standard input; then each has an incident.
 
 Arguments: the port to serve metrics at, the folder for a ledger's file, and whether this is the first process.
 """
@@ -108,8 +108,7 @@ class Incidents:
             with contextlib.suppress(Exception):
                 proxy.read(KEYS[number % len(KEYS)])
             with contextlib.suppress(Exception):
-                for each in range(2):
-                    proxy.write(f"{number}-{each}", "v1")
+                proxy.write_many({f"{number}-{each}": "v1" for each in range(10)})
 
 
 def main() -> None:
@@ -127,11 +126,13 @@ def main() -> None:
 
     thread = threading.Thread(target=serve)
     thread.start()
-    print("ready", flush=True)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     for line in sys.stdin:
         if line.strip() == "begin":
             incidents.begin()
-            print("begun", flush=True)
+            sys.stdout.write("begun\n")
+            sys.stdout.flush()
     ended.set()
     thread.join()
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
+import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from ldclient import Context
 from opentelemetry.metrics import CallbackOptions
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
@@ -20,7 +26,8 @@ from opentelemetry.sdk.metrics.export import (
 )
 
 from tests.core.worlds import Migration, Trouble, World
-from zddm_flags import Guard, Rollout, Telemetry
+from zddm_flags import Guard, LaunchDarklySource, Rollout, Telemetry
+from zddm_flags.testing import FlagServer
 from zddm_telemetry import events
 from zddm_telemetry.counts import Counts
 from zddm_telemetry.metrics import Gauges, Instruments
@@ -86,8 +93,8 @@ async def test_instruments(world: World, metered: Metered) -> None:
         "zddm.copies": (Sum, "{key}", set()),
         "zddm.copies.dropped": (Sum, "{key}", set()),
         "zddm.guard.open": (Gauge, "", set()),
-        "zddm.gate.rate": (Gauge, "1", {"zddm.operation"}),
-        "zddm.ledger.opened": (Gauge, "1", set()),
+        "zddm.gate.rate": (Gauge, "", {"zddm.operation"}),
+        "zddm.ledger.opened": (Gauge, "", set()),
         "zddm.ledger.stale_keys": (Gauge, "{key}", set()),
     }
     sums = [metric.data for metric in metered.read().values() if isinstance(metric.data, Sum)]
@@ -260,6 +267,60 @@ async def test_connected(world: World, metered: Metered) -> None:
     assert metered.numbers("zddm.gate.connected") == {("users-rate", "users"): 0}
 
 
+def test_connected_to_launchdarkly() -> None:
+    """`connected` of a source is True from when its client hears of changes until that ends."""
+    context = Context.builder("users-service").kind("service").build()
+
+    def wait_for(source: LaunchDarklySource, connected: bool) -> None:
+        give_up_at = time.monotonic() + 10
+        while source.connected is not connected:
+            assert time.monotonic() < give_up_at
+            time.sleep(0.01)
+
+    with FlagServer({"rate": 0.5}, refusing=503) as server:
+        source = LaunchDarklySource(server.client(start_wait=0), "rate", context)
+        assert not source.connected  # it never was
+        server.accept()
+        wait_for(source, connected=True)
+        server.refuse()
+        server.drop_connections()
+        wait_for(source, connected=False)
+        server.accept()
+        wait_for(source, connected=True)
+        source.close()
+        assert not source.connected
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_is_not_connected() -> None:
+    """In a forked child a source is not connected until `postfork`, and its parent's stays so."""
+    script = """
+    import os, warnings
+    from ldclient import Context
+    from zddm_flags import LaunchDarklySource
+    from zddm_flags.testing import FlagServer
+    warnings.simplefilter("ignore")
+    with FlagServer({"rate": 0.5}) as server:
+        client = server.client()
+        source = LaunchDarklySource(client, "rate", Context.create("service"))
+        seen = [source.connected]
+        child = os.fork()
+        if child == 0:
+            before = source.connected
+            client.postfork()
+            source.postfork()
+            os._exit(0 if (before, source.connected) == (False, True) else 1)
+        seen += [os.waitpid(child, 0)[1] == 0, source.connected]
+        source.close()
+        print(seen)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == "[True, True, True]"
+
+
 @pytest.fixture
 def watched_closely(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stale keys are looked for without a pause to speak of."""
@@ -416,3 +477,20 @@ async def test_broken_histogram(world: World, metered: Metered, monkeypatch: pyt
     await migration.write(KEY, VALUE)
     assert await migration.read(KEY) == VALUE
     assert metered.numbers("zddm.operations") == {("users", "write", "both"): 1, ("users", "read", "new_hit"): 1}
+
+
+@pytest.mark.usefixtures("watched_closely")
+async def test_watching_after_a_fork(world: World, metered: Metered) -> None:
+    """In a forked child nobody watches, until a key becomes stale there."""
+    migration = metered.migration(world)
+    await migration.write("a", 1)
+    migration.proxy.disable()
+    watching = watch(migration)
+    watching._errand._pause_seconds = 60
+    await migration.write("a", 2)
+    assert watching.alive
+    migration.proxy._after_fork()
+    assert not watching.alive
+    watching._errand._pause_seconds = 0
+    await migration.write("b", 2)
+    await world.until(lambda: migration.proxy._ledger.last_summary().stale == 2)

@@ -17,8 +17,8 @@ WATCH_SECONDS = 15.0
 class Watch:
     """Asks a ledger for its summary now and then, for as long as it holds stale keys. Thread-safe.
 
-    While New is down nobody else does: no key is found dirty where the ledger is not asked. It holds on to no proxy,
-    so that one that is forgotten without `close` can go.
+    While New is down nobody else does: no key is found dirty where the ledger is not asked. It holds on to no
+    proxy, so that one that is forgotten without `close` can go.
     """
 
     def __init__(self, ledger: MigrationLedger, telemetry: MigrationTelemetry) -> None:
