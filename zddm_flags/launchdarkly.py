@@ -162,6 +162,15 @@ class LaunchDarklySource:
         """
         return self._evaluation
 
+    @property
+    def connected(self) -> bool:
+        """Whether a change of the flag can reach this process now. No I/O.
+
+        False while the client has never connected or has lost its connection, in a forked child until `postfork`,
+        and after `close`. The SDK notices a loss when the connection ends: one that hangs, after 5 minutes.
+        """
+        return self._connection == CONNECTED and not (self._forked or self._closed)
+
     def subscribe(self, listener: Callable[[Rollout], None]) -> Callable[[], None]:
         """See `RolloutSource.subscribe`. The listener runs on the SDK's thread, and in a forked child."""
         with self._lock:

@@ -33,7 +33,8 @@ REASONS: Mapping[tuple[str, str], str] = {
 
 _STALE = "the key was stale: Old served it, and now New has it again"
 _STALE_AND_ABSENT = "the key was stale, so that New was not asked: Old was, and lacks it"
-_TOO_LONG = "the key is too long for the ledger: no write takes it, so it is in Old at most"
+_UNUSABLE = "the key is too long for the ledger, so it is in Old at most; or the gate opened for it just now"
+_CLOSED_MEANWHILE = "the gate closed for this key while the operation went on"
 
 
 def reason_of(operation: str, path: str, passed: bool, dirty: bool | None) -> str | None:
@@ -44,7 +45,6 @@ def reason_of(operation: str, path: str, passed: bool, dirty: bool | None) -> st
     operation = "write" if operation == "delete" else operation
     if operation == "read" and dirty and path in ("copied", "miss"):
         return _STALE if path == "copied" else _STALE_AND_ABSENT
-    # Where the ledger was asked, the key is not too long for it: the gate was closed meanwhile.
-    if operation == "read" and path == "old" and passed and dirty is None:
-        return _TOO_LONG
+    if operation == "read" and path == "old" and passed:
+        return _UNUSABLE if dirty is None else _CLOSED_MEANWHILE
     return REASONS.get((operation, path))

@@ -323,7 +323,7 @@ class ProbesWithACopy(AsyncProxy[str, str]):
     async def _probe(self) -> None:
         probe_with = self._probe_with
         await super()._probe()
-        for key in probe_with or ():
+        for key in (probe_with or ())[:1]:
             value = await self._old.read(key)
             if value is not None:
                 await self._new.write(key, value)
@@ -358,11 +358,11 @@ class CopiesLaterWithoutAToken(AsyncProxy[str, str]):
     """Copies in the background what Old holds now, without a token (H1, H3)."""
 
     async def _copy_some(self) -> int:
-        batch = self._to_copy.take(10)
-        for key in (each.located.key for each in batch):
-            value = await self._old.read(key)
+        batch = [each.located for each in self._to_copy.take(10)]
+        for each in batch:
+            value = await self._old.read(each.key)
             if value is not None:
-                await self._new.write(key, value)
+                await self._new.write(each.key, value)
         return len(batch)
 
 

@@ -316,7 +316,7 @@ async def test_a_backfill(stores: Stores, database: tuple[URL, URL, Engine]) -> 
 )  # a blocking call takes as long as its driver lets it
 async def test_a_call_that_takes_too_long(exported: Exported, stores: Stores, valkey_server: ValkeyServer) -> None:
     """In asyncio the command of a call that the guard gives up on ends in error, below the call that gave up."""
-    await stores.migrate(guard=Guard(budget_seconds=0.1, slow_call_seconds=0.1))
+    await stores.migrate(guard=Guard(budget_seconds=0.3, slow_call_seconds=0.3))
     await stores.write("ann", "Ann")
     exported.forget()
     with valkey_server.client() as beside:

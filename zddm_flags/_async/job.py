@@ -309,7 +309,8 @@ class AsyncJob(AsyncWork[K, V]):
         plan = self._plan
         if plan is None:
             return
-        part = await self._take_over_part(plan, number)
+        with self._told.untraced():  # a run may have a thousand parts
+            part = await self._take_over_part(plan, number)
         while not part.done:
             if self._stopper.stopped:
                 raise Stopped

@@ -310,7 +310,8 @@ class Job(Work[K, V]):
         plan = self._plan
         if plan is None:
             return
-        part = self._take_over_part(plan, number)
+        with self._told.untraced():  # a run may have a thousand parts
+            part = self._take_over_part(plan, number)
         while not part.done:
             if self._stopper.stopped:
                 raise Stopped
