@@ -101,6 +101,7 @@ class JobTelemetry:
         """A context manager around calls that a run of hours makes again and again, and that are no page."""
         if not self._work.recording or self._work.span is None:
             return PageTelemetry(None)
+        self._telemetry.leaves_out_pages = True
         return _UntracedPage(self._work.span)
 
     def _takes_page(self) -> bool:

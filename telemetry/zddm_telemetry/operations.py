@@ -118,7 +118,7 @@ class TracedOperation(OperationTelemetry):
     def __enter__(self) -> Self:
         name = f"zddm.{self._name}" if self._batch is None else f"zddm.{self._name}_many"
         try:
-            if isinstance(trace.get_current_span(), Untraced):
+            if self._telemetry.leaves_out_pages and isinstance(trace.get_current_span(), Untraced):
                 return self
             links = links_to(self._causes) if self._causes else None
             span = self._telemetry.tracer.start_span(
