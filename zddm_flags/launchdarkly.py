@@ -5,6 +5,7 @@ The SDK is not imported here: it comes with the client that the application made
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import math
 import reprlib
@@ -269,10 +270,8 @@ class LaunchDarklySource:
             self._publish("default")  # unless the evaluation has said otherwise
         if self._thread is None:
             name = f"zddm-launchdarkly-{self.flag_key}"
-            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-            self._thread.start()
-            self._log_thread = threading.Thread(target=self._run_log, name=f"{name}-log", daemon=True)
-            self._log_thread.start()
+            self._thread = _started(self._run, name)
+            self._log_thread = _started(self._run_log, f"{name}-log")
 
     def _leave_client(self) -> None:
         """Take the listeners off. Not after a fork: a thread that is gone may hold the client's locks."""
@@ -487,6 +486,13 @@ class LaunchDarklySource:
                 self._stale = True
                 self._publish("stale")
                 self._note("error", "rollout_stale_closed", max_staleness=self._max_staleness)
+
+
+def _started(target: Callable[[], None], name: str) -> threading.Thread:
+    """A daemon thread. What it logs is no part of the span that is current here, which threads may inherit."""
+    thread = threading.Thread(target=contextvars.Context().run, args=(target,), name=name, daemon=True)
+    thread.start()
+    return thread
 
 
 def _checked(name: str, seconds: object, least: float = 0.0, most: float = math.inf) -> float:
