@@ -460,8 +460,8 @@ class Proxy(Overview[K, V]):
         if refused is not None:
             operation.count("old_failed", len(located))
             outcomes = self._outcomes(located, (), grant)
-            operation.stale_marked = bool(grant.contended) or not all(outcomes.values())
-            self._end(outcomes, token)
+            stale = bool(grant.contended) or not all(outcomes.values())
+            operation.stale_marked = not self._end(outcomes, token) or stale
             raise refused.__cause__ or refused  # out of the handler, so that its own cause stays as it was
         try:
             admitted, why_not = self._admitted(located, grant)
@@ -483,8 +483,8 @@ class Proxy(Overview[K, V]):
         outcomes = self._outcomes(located, admitted if done else (), grant)
         if done is None:
             outcomes.update((each.name, None) for each in admitted)
-        operation.stale_marked = bool(grant.contended) or not all(outcomes.values())
-        self._end(outcomes, token)
+        stale = bool(grant.contended) or not all(outcomes.values())
+        operation.stale_marked = not self._end(outcomes, token) or stale
         if grant.contended:
             self._reap_if_due()
 
