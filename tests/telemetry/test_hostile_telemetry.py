@@ -30,9 +30,18 @@ from zddm_flags import (
     TrafficGate,
     Verify,
 )
+from zddm_telemetry import events
 
 JOBS = {"backfill": (Backfill, AsyncBackfill), "verify": (Verify, AsyncVerify), "repair": (Repair, AsyncRepair)}
 VALUES = {f"secret-key-{number}": "v1" for number in range(6)}
+
+
+@pytest.fixture(autouse=True)
+def failures(monkeypatch: pytest.MonkeyPatch) -> set[type[BaseException]]:
+    """What telemetry swallowed: here there is such."""
+    known: set[type[BaseException]] = set()
+    monkeypatch.setattr(events, "_known_failures", known)
+    return known
 
 
 class Failed(Exception):
@@ -170,7 +179,9 @@ DOING: Sequence[Doing] = (all_operations, job("backfill"), job("verify"), job("r
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("doing", DOING, ids=("operations", *JOBS))
-async def test_an_sdk_that_raises(world: World, call: str, doing: Doing) -> None:
+async def test_an_sdk_that_raises(
+    world: World, call: str, doing: Doing, failures: set[type[BaseException]]
+) -> None:
     """Whatever part of an SDK raises, at whichever call, each operation and each job does what it is to do."""
     reached = 0
     for after in range(8):
@@ -181,6 +192,7 @@ async def test_an_sdk_that_raises(world: World, call: str, doing: Doing) -> None
             assert trace.get_current_span() is trace.INVALID_SPAN
         reached += trap.raised
     assert reached or call not in EVERYWHERE
+    assert failures == ({Failed} if reached else set())
 
 
 @pytest.mark.parametrize("call", CALLS)
