@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import pty
 import re
@@ -17,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import structlog
+from rich.console import Console
 
 from tests.otlp import OtlpReceiver
 from zddm_adapters import InMemoryAdapter
@@ -24,6 +27,8 @@ from zddm_flags import Proxy, TrafficGate
 from zddm_flags.cli.demo.airports import Airport
 from zddm_flags.cli.demo.checker import CheckedOld
 from zddm_flags.cli.demo.finish import Finish
+from zddm_flags.cli.demo.screen import LiveTable, Moment
+from zddm_flags.jobs import Progress
 from zddm_flags.testing import FlagServer
 
 DEMO = [sys.executable, "-m", "zddm_flags", "demo"]
@@ -73,6 +78,12 @@ def test_a_ramp_a_kill_and_a_resume_without_a_terminal(environment):
     last = re.search(r"ramp to 100 % +([\d.]+)%", output)
     assert last is not None
     assert float(last[1]) < float(killed[1])
+    deleted = re.search(
+        r"Of the last ([\d,]+), ([\d,]+) asked for airports that were deleted: Old is asked", output
+    )
+    assert deleted is not None
+    assert 0 < _number(deleted[2]) < _number(deleted[1])
+    assert re.search(r"backfill: [\d,]+ rows/s, .* s(?: left)?; [\d,]+ of about [\d,]+ rows; ", output)
     assert "\x1b[" not in output
     assert done.stderr == ""
 
@@ -148,6 +159,27 @@ def test_a_live_bar_and_a_clean_interrupt_of_the_backfill(environment):
         assert "Reads that returned what Old did not hold: 0" in rest
         assert "Traceback" not in rest
         assert process.wait(30) == 130
+
+
+def test_what_a_narrow_terminal_leaves_of_a_line():
+    """At 80 columns a log event still has its figures, and a job how fast it is and how long it takes yet."""
+    written = io.StringIO()
+    before = structlog.get_config()
+    table = LiveTable(Console(width=80, height=24, force_terminal=True, file=written))
+    try:
+        structlog.get_logger("zddm").info(
+            "opened_wider", migration="airports", trace_id="0" * 32, span_id="0" * 16, opened=0.5, before=0.1
+        )
+        counts = {"copied": 5_771, "present": 1_229, "absent": 12, "deleted": 23}
+        progress = Progress(7_000, 27_882, counts, 0, 1, rows_now=7_000, seconds=1.0)
+        stats = Proxy(TrafficGate(1.0), InMemoryAdapter({}), InMemoryAdapter({})).stats()
+        table.show(Moment(9.0, "backfill", stats, 10, 3, 4_000.0, 0, progress))
+    finally:
+        table.close()
+        structlog.configure(**before)
+    shown = written.getvalue()
+    assert "opened_wider opened=0.5 before=0.1" in shown
+    assert "7,000 rows/s, 1.0 s, about 3.0 s left; 7,000 of about 27,882 rows" in shown
 
 
 @pytest.mark.parametrize(

@@ -85,8 +85,20 @@ def test_a_collector_that_goes_away_is_told_of_in_one_line(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("ending", ["/", "/v1/traces", "/v1/traces/"])
+def test_a_url_with_the_path_of_traces(ending):
+    """A collector is reached by its URL, and by that of its traces."""
+    with OtlpReceiver() as receiver:
+        tracing = Tracing(receiver.url + ending)
+        _make(tracing, "zddm.verify")
+        tracing.close()
+        assert len(receiver.spans) == 1
+    [sent, *_] = tracing.lines("ABCD", 0)
+    assert sent == f"Traces: 1 spans of the service zddm-demo were sent to {receiver.url}."
+
+
 def test_nothing_to_look_at_is_not_looked_for():
-    """Where no span was sent, the demo does not say what to search for."""
+    """Where no span was sent, the demo says why, and not what to search for."""
     with OtlpReceiver() as receiver:
         url = receiver.url
     tracing = Tracing(url)
@@ -95,7 +107,18 @@ def test_nothing_to_look_at_is_not_looked_for():
     assert list(tracing.lines("ABCD", 0)) == [
         f"Traces: 0 spans of the service zddm-demo were sent to {url}.",
         "1 span could not be sent.",
+        f"The last answer of {url}/v1/traces: none, but ConnectionError.",
     ]
+
+
+def test_what_a_collector_answers_that_takes_no_span():
+    """Where no span was sent, the collector's own answer leads to the cause."""
+    with OtlpReceiver() as receiver:
+        tracing = Tracing(f"{receiver.url}/collector")
+        _make(tracing, "zddm.verify")
+        tracing.close()
+        answer = f"The last answer of {receiver.url}/collector/v1/traces: 404 Not Found."
+    assert list(tracing.lines("ABCD", 0))[1:] == ["1 span could not be sent.", answer]
 
 
 @pytest.mark.parametrize(

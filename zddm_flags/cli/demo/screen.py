@@ -164,8 +164,8 @@ class LiveTable:
 
 
 def _job_line(progress: Progress) -> str:
-    """How far a job is, in a line."""
-    parts = (rows_of(progress), counts_of(progress), pace_of(progress), waiting_of(progress))
+    """How far a job is, in a line of which a narrow terminal cuts the end: what is looked at most comes first."""
+    parts = (waiting_of(progress), pace_of(progress), rows_of(progress), counts_of(progress))
     return "; ".join(part for part in parts if part)
 
 
@@ -173,7 +173,7 @@ def _event_line(event: str, fields: Mapping[str, object]) -> str:
     return " ".join([event, *(f"{name}={value}" for name, value in fields.items() if name not in _DULL)])
 
 
-_DULL = {"level", "migration", "flag_key"}
+_DULL = {"level", "migration", "flag_key", "trace_id", "span_id"}
 
 
 class _Sink(Protocol):

@@ -173,6 +173,7 @@ def _run(options: Options, console: Console, stack: ExitStack) -> int:
         traffic.stop()
         screen.close()
         demo.summarise(console)
+        demo.tell_of_traces(console)
         raise
     screen.close()
     return demo.verdict(console, status)
@@ -244,6 +245,7 @@ class _Demo:
         self._tracing = tracing
         self._phases = _PHASES if server is not None else [_Phase(0.0, "the flag is yours", lambda _: None)]
         self._shares: list[tuple[str, float, int]] = []
+        self._last_on_old = self._last_absent = 0
         self._kill_milliseconds: float | None = None
         self._before = proxy.stats()
         self._started = self._looked = 0.0
@@ -262,7 +264,7 @@ class _Demo:
         started = self._started
         ends = [phase.begins for phase in self._phases[1:]] + [1.0]
         for phase, end in zip(self._phases, ends, strict=True):
-            began = self._proxy.stats()
+            began, absent = self._proxy.stats(), self.traffic.absent
             self._screen.phase(phase.name)
             changed = time.perf_counter()
             if self._server is not None:
@@ -272,6 +274,7 @@ class _Demo:
                 self._screen.show(self._look(phase.name))
             reads, on_old = _reads(began, self._proxy.stats())
             self._shares.append((phase.name, on_old / reads if reads else 1.0, reads))
+            self._last_on_old, self._last_absent = on_old, self.traffic.absent - absent
             if phase.name == _KILLED:
                 self._kill_milliseconds = max(0.0, (self._new.last_call - changed) * 1000)
 
@@ -307,6 +310,7 @@ class _Demo:
             wrong.append("it is not ready to cut over at 100 %")
         if wrong:
             console.print(f"SOMETHING WAS WRONG: {', '.join(wrong)}.", highlight=False)
+        self.tell_of_traces(console)
         return 1 if wrong else 0
 
     def summarise(self, console: Console) -> None:
@@ -316,6 +320,12 @@ class _Demo:
             console.print("\nReads served by Old, phase by phase:", highlight=False)
         for name, share, reads in self._shares:
             console.print(f"  {name:42} {share:6.1%} of {reads:,}", highlight=False)
+        if self._last_absent:
+            console.print(
+                f"Of the last {self._last_on_old:,}, {self._last_absent:,} asked for airports that were deleted: "
+                "Old is asked for what New lacks.",
+                highlight=False,
+            )
         if self._kill_milliseconds is not None:
             later = (
                 f"for the last time {self._kill_milliseconds:.1f} ms later"
@@ -339,6 +349,9 @@ class _Demo:
         console.print()
         for line in self._finish.lines():
             console.print(line, highlight=False, markup=False)
+
+    def tell_of_traces(self, console: Console) -> None:
+        """Send the last spans, and print where to look for them, if there are any."""
         if self._tracing is not None:
             self._tracing.close()
             airport = self.traffic.most_popular

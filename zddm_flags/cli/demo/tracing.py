@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import requests
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -26,13 +28,14 @@ _JOBS = {"zddm.backfill", "zddm.verify", "zddm.repair"}
 _SEND_EVERY_MILLISECONDS = 1000.0
 _CALL_SECONDS = 2.0
 _LAST_SECONDS = 5.0
+_PATH = "/v1/traces"
 
 
 class Tracing:
     """Sends spans to a collector, and counts those that it did not get.
 
     Args:
-        url: of a collector that takes OTLP over HTTP.
+        url: of a collector that takes OTLP over HTTP, with the path `/v1/traces` or without it.
 
     What the exporter logs is kept from the screen: where the collector goes away it would be most of what is seen.
     """
@@ -41,9 +44,12 @@ class Tracing:
         logger = logging.getLogger("opentelemetry")
         logger.addHandler(logging.NullHandler())
         logger.propagate = False
-        self._url = url
+        self._url = url.rstrip("/").removesuffix(_PATH).rstrip("/")
+        self._connection = _Connection()
         self._ended = _Ended()
-        self._sent = _Sent(OTLPSpanExporter(endpoint=f"{url.rstrip('/')}/v1/traces", timeout=_CALL_SECONDS))
+        self._sent = _Sent(
+            OTLPSpanExporter(endpoint=self._url + _PATH, timeout=_CALL_SECONDS, session=self._connection)
+        )
         self._provider = TracerProvider(
             resource=Resource.create({"service.name": SERVICE}),
             sampler=ParentBased(_JobsAndSome()),
@@ -70,9 +76,26 @@ class Tracing:
         yield f"Traces: {sent:,} spans of the service {SERVICE} were sent to {self._url}."
         if lost := self._ended.spans - sent:
             yield f"{counted(lost, 'span')} could not be sent."
+            if not sent:
+                yield f"The last answer of {self._url}{_PATH}: {self._connection.answer}."
         if sent:
             yield "What to search for, and what it shows: docs/tracing.md."
             yield f"The airport that is read most often is {airport}: zddm.key.hash={key_hash:016x}"
+
+
+class _Connection(requests.Session):
+    """How the exporter reaches the collector. It remembers what came last: the exporter tells only its log."""
+
+    answer = "none yet"
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        try:
+            response = super().send(request, **options)
+        except requests.RequestException as error:
+            self.answer = f"none, but {type(error).__name__}"
+            raise
+        self.answer = f"{response.status_code} {response.reason}"
+        return response
 
 
 class _JobsAndSome(Sampler):

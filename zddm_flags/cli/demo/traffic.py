@@ -26,6 +26,7 @@ class Traffic:
 
     Attributes:
         wrong: reads that returned what Old did not hold during them.
+        absent: reads of airports that were deleted.
         failed: operations that raised.
     """
 
@@ -42,6 +43,7 @@ class Traffic:
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self.wrong = 0
+        self.absent = 0
         self.failed = 0
         self.last_error: str | None = None
         self._threads = [
@@ -96,6 +98,9 @@ class Traffic:
         begin = time.perf_counter()
         airport = self._proxy.read(code)
         self.check(code, airport, begin)
+        if airport is None:
+            with self._lock:
+                self.absent += 1
 
     def check(self, code: str, airport: Airport | None, begin: float) -> None:
         """Count the answer as wrong if Old did not hold it between `begin` and now."""
