@@ -1122,7 +1122,7 @@ async def test_blocking_and_asyncio_proxies_share_one_ledger() -> None:
 
 
 async def test_default_ledger_says_what_it_means(world: World) -> None:
-    """A proxy with the in-memory ledger logs its promise once; one with a shared ledger has nothing to say."""
+    """A proxy with the in-memory ledger logs once how far its promise goes; one with a shared ledger does not."""
     adapter = world.adapter(Store("s", [], {}))
     with capture_logs() as logs:
         proxy = world.proxy_class(TrafficGate(1.0), adapter, adapter)
@@ -1130,6 +1130,7 @@ async def test_default_ledger_says_what_it_means(world: World) -> None:
             await world.call(proxy.write, KEY, "v")
     told = [log for log in logs if log["event"] == "ledger_in_memory"]
     assert [(log["log_level"], log["migration"]) for log in told] == [("info", "default")]
+    assert told[0]["promise"].startswith("holds in this process only, and only if New was empty at its start")
     with capture_logs() as logs:
         world.migration()
     assert logs == []

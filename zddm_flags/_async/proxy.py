@@ -137,7 +137,8 @@ class AsyncProxy(AsyncOverview[K, V]):
             self._telemetry.report(
                 "info",
                 "ledger_in_memory",
-                promise="for this process alone, from a New that is empty, or as far as opened= says",
+                promise="holds in this process only, and only if New was empty at its start, or verified and "
+                "opened=1.0 given",
             )
 
     # -- operations -------------------------------------------------------------------------------------------
