@@ -3,7 +3,7 @@
 import atexit
 
 import flask_service
-from service_settings import start_tracing
+from service_settings import send_traces
 
 wsgi_app = "flask_service:app"
 preload_app = True
@@ -18,7 +18,7 @@ def post_fork(_server: object, _worker: object) -> None:
         engine.dispose(close=False)  # the connections are the parent's: two processes on one mix up answers
     flask_service.client.postfork()  # the threads are the parent's too: without this the gate stays closed
     flask_service.source.postfork()  # after the client's
-    atexit.register(start_tracing())  # runs last
+    atexit.register(send_traces())  # runs last
     atexit.register(close)  # and not in worker_exit(), which gunicorn may call in the parent too
 
 

@@ -97,7 +97,7 @@ def test_concurrent_requests(environment, old, valkey, flags, tmp_path):
 
 
 def test_a_read_is_a_child_of_the_callers_span(environment, collector, tmp_path):
-    """A read is below the caller's span, in the caller's trace, and its span arrives before the service ends."""
+    """A read is below the caller's span, in the caller's trace; it arrives before the end. No probe has one."""
     environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_SERVICE_NAME": "users-service"}
     with started(COMMAND, environment, tmp_path / "log") as service:
         headers = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
@@ -110,3 +110,4 @@ def test_a_read_is_a_child_of_the_callers_span(environment, collector, tmp_path)
     assert read.service == "users-service"
     (write,) = [span for span in collector.spans if span.name == "zddm.write"]
     assert write.trace_id != TRACE
+    assert {tree.span.name for tree in collector.traces()} == {"GET /users/{key}", "PUT /users/{key}"}

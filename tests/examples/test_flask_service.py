@@ -146,3 +146,4 @@ def test_a_read_is_a_child_of_the_callers_span(environment, collector, tmp_path)
     (write,) = [span for span in collector.spans if span.name == "zddm.write"]
     assert write.trace_id != TRACE
     assert write.parent_id is None
+    assert {tree.span.name for tree in collector.traces()} == {"zddm.read", "zddm.write"}  # none of a probe
