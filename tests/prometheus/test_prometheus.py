@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from prometheus_client import CollectorRegistry, start_http_server
 
 from tests.examples.conftest import free_port, process_environment
 from tests.prometheus.test_names import ALERTS, EXAMPLES, QUERIES, ROOT
@@ -43,6 +44,7 @@ INCIDENTS = {
     ("ZddmStaleKeysGrowing", "stale"),
     ("ZddmReadsStayOnOld", "staying"),
     ("ZddmFlagDisconnected", "disconnected"),
+    ("ZddmProcessNotSeen", None),
     ("ZddmProcessesDisagree", "disagreeing"),
     ("ZddmProxyDisabled", "disabled"),
     ("ZddmCopiesDropped", "dropping"),
@@ -82,11 +84,11 @@ class Server:
         except urllib.error.URLError:
             return None
 
-    def alerts(self, *states: str) -> set[tuple[str, str]]:
-        """The alerts that are in one of these states, each with its migration."""
+    def alerts(self, *states: str) -> set[tuple[str, str | None]]:
+        """The alerts that are in one of these states, each with its migration; None for that of a process."""
         found = self.get("alerts")["alerts"]
         return {
-            (each["labels"]["alertname"], each["labels"]["zddm_migration"])
+            (each["labels"]["alertname"], each["labels"].get("zddm_migration"))
             for each in found
             if each["state"] in states
         }
@@ -128,12 +130,25 @@ class Program:
         self.wait("begun")
 
 
+class Doomed:
+    """Stands for one more process of the service, which has no migration."""
+
+    def __init__(self, port: int) -> None:
+        self._server, self._thread = start_http_server(port, addr="127.0.0.1", registry=CollectorRegistry())
+
+    def end(self) -> None:
+        """Let Prometheus find nobody there. Idempotent."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[Server, list[Program]]]:
-    """Prometheus with the example's configuration, and two processes that it reads."""
+def served(tmp_path: Path) -> Iterator[tuple[Server, list[Program], Doomed]]:
+    """Prometheus with the example's configuration, and the processes that it reads."""
     assert PROMETHEUS is not None
-    port, *ports = (free_port() for _ in range(3))
-    targets = ", ".join(f'"127.0.0.1:{each}"' for each in ports)
+    port, doomed_port, *ports = (free_port() for _ in range(4))
+    targets = ", ".join(f'"127.0.0.1:{each}"' for each in (doomed_port, *ports))
     configuration = quick((EXAMPLES / "prometheus.yml").read_text(encoding="utf-8"))
     assert '"127.0.0.1:9464"' in configuration
     (tmp_path / "prometheus.yml").write_text(configuration.replace('"127.0.0.1:9464"', targets), encoding="utf-8")
@@ -154,6 +169,10 @@ def served(tmp_path: Path) -> Iterator[tuple[Server, list[Program]]]:
                 )
             )
             programs.append(Program(process))
+        doomed = Doomed(doomed_port)
+        stack.callback(doomed.end)
+        for program in programs:
+            program.wait("ready")  # else Prometheus would not find them at first
         command = [
             PROMETHEUS,
             f"--config.file={tmp_path / 'prometheus.yml'}",
@@ -161,9 +180,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Server, list[Program]]]:
             f"--web.listen-address=127.0.0.1:{port}",
         ]
         stack.enter_context(running(command, log, env={**os.environ, "GOMAXPROCS": "1"}))
-        for program in programs:
-            program.wait("ready")
-        yield Server(port), programs
+        yield Server(port), programs, doomed
 
 
 def wait_until(condition: Callable[[], object], seconds: float, what: Callable[[], object]) -> None:
@@ -173,12 +190,12 @@ def wait_until(condition: Callable[[], object], seconds: float, what: Callable[[
         time.sleep(0.2)
 
 
-def test_every_alert_fires_in_its_incident(served: tuple[Server, list[Program]]) -> None:
+def test_every_alert_fires_in_its_incident(served: tuple[Server, list[Program], Doomed]) -> None:
     """While all is well no alert fires; in its incident each does, and each query of the page has an answer."""
-    server, programs = served
+    server, programs, doomed = served
     wait_until(lambda: server.get("query", query="1"), 30, lambda: "Prometheus does not answer")
     well = 'sum(zddm_gate_rate{zddm_migration="well"} offset 15m) == 4'  # both processes were read so long ago
-    fired: set[tuple[str, str]] = set()
+    fired: set[tuple[str, str | None]] = set()
 
     def all_is_well() -> bool:
         fired.update(server.alerts("firing"))
@@ -191,6 +208,7 @@ def test_every_alert_fires_in_its_incident(served: tuple[Server, list[Program]])
 
     for program in programs:
         program.begin()
+    doomed.end()
 
     def all_fire() -> bool:
         fired.update(server.alerts("firing"))
