@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
 from zddm_flags._sync._world import Calls, bounded, check_adapter
@@ -160,26 +159,27 @@ class Store(Generic[K, V]):
 
     def probe(self, key: K) -> None:
         """Read `key`, whatever the breaker says. Raises what that raises."""
-        self._made("read", 1, bounded, self._budget, _nobody, self._adapter.read, key)
+        self.telemetry.count("read", 1)
+        self._told("read", 1, None, self._adapter.read, key)
 
     def _call(self, operation: Operation, keys: int, call: Calls[T], *arguments: Any) -> T:
         """The one way in which the operations call the adapter."""
-        if self._breaker is None:
-            return self._made(operation, keys, call, *arguments)
-        number = self._breaker.begin()  # outside of all telemetry: a call that is refused is none
-        ended = partial(self._breaker.end, number)
-        result: T = self._made(operation, keys, bounded, self._budget, ended, call, *arguments)
-        return result
+        breaker = self._breaker
+        number = None if breaker is None else breaker.begin()  # before anything is told: a refused call is none
+        telemetry = self.telemetry
+        telemetry.count(operation, keys)
+        if self._ended is not None or telemetry.migration.recorded:
+            return self._told(operation, keys, number, call, *arguments)
+        if breaker is None:
+            return call(*arguments)
+        return bounded(self._budget, breaker, number, call, *arguments)
 
-    def _made(self, operation: Operation, keys: int, call: Calls[T], *arguments: Any) -> T:
-        """A call that is made, whoever allowed it."""
-        if self._ended is None:
-            with self.telemetry.call(operation, keys):
-                return call(*arguments)
+    def _told(self, operation: Operation, keys: int, number: int | None, call: Calls[T], *arguments: Any) -> T:
+        """A call that is told of, to spans, metrics and the guardrail. `number` is what the breaker gave it."""
         started = time.perf_counter()
         try:
             with self.telemetry.call(operation, keys):
-                result = call(*arguments)
+                result: T = bounded(self._budget, self._breaker, number, call, *arguments)
         except Exception:
             self._tell(operation, keys, started, failed=True)
             raise
@@ -190,10 +190,6 @@ class Store(Generic[K, V]):
         if self._ended is not None:
             name = operation if keys == 1 else f"{operation}_many"
             self._ended(name, time.perf_counter() - started, failed)
-
-
-def _nobody(_: bool | None) -> None:
-    """Whom it does not concern that a call has ended."""
 
 
 def _having(adapter: object, method: str) -> Any:
