@@ -9,14 +9,13 @@ from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from zddm_telemetry.events import failed
-from zddm_telemetry.spans import Attributes, Untraced, WorkTelemetry, begun
+from zddm_telemetry.spans import Attributes, Untraced, WorkTelemetry, begun, left
 
 if TYPE_CHECKING:
     from zddm_telemetry.migration import MigrationTelemetry
@@ -161,7 +160,7 @@ class PageTelemetry:
 class _UntracedPage(PageTelemetry):
     """A page without a span, in a run that has one: what goes on below it takes the trace for one not sampled."""
 
-    __slots__ = ("_context", "_span")
+    __slots__ = ("_context", "_span", "_untraced")
 
     def __init__(self, run: Span) -> None:
         super().__init__(None)
@@ -170,7 +169,8 @@ class _UntracedPage(PageTelemetry):
 
     def __enter__(self) -> Self:
         try:
-            self._context = begun(Untraced(self._span))
+            self._untraced = Untraced(self._span)
+            self._context = begun(self._untraced)
         except Exception as error:
             failed(error)
         return self
@@ -180,7 +180,7 @@ class _UntracedPage(PageTelemetry):
     ) -> None:
         try:
             if self._context is not None:
-                otel_context.detach(self._context)
+                left(self._untraced, self._context, error)
         except Exception as failure:
             failed(failure)
 

@@ -17,7 +17,7 @@ from zddm_telemetry.events import failed
 if TYPE_CHECKING:
     from zddm_telemetry.migration import MigrationTelemetry
 
-__all__ = ["Attributes", "Cause", "Untraced", "WorkTelemetry", "begun", "cause", "ended", "links_to"]
+__all__ = ["Attributes", "Cause", "Untraced", "WorkTelemetry", "begun", "cause", "ended", "left", "links_to"]
 
 Attributes: TypeAlias = Mapping[str, str | bool | int | float]
 
@@ -40,8 +40,18 @@ class Untraced(NonRecordingSpan):
 
 
 def begun(span: Span) -> Token[Context]:
-    """Make a span the current one; `ended` takes the token."""
+    """Make a span the current one; `ended` or `left` takes the token."""
     return otel_context.attach(trace.set_span_in_context(span))
+
+
+def left(span: Span, context: Token[Context], error: BaseException | None) -> None:
+    """Make current again what was when `span` began.
+
+    A coroutine that is thrown away, as one that waits when its event loop ends, is closed wherever that happens.
+    Nothing has to be made current there, and OpenTelemetry would log an error, with the text of what is raised.
+    """
+    if not isinstance(error, GeneratorExit) or trace.get_current_span() is span:
+        otel_context.detach(context)
 
 
 def ended(
@@ -50,7 +60,7 @@ def ended(
     """End a span. A failure is told by the error's type alone: messages of drivers carry keys and values."""
     try:
         if context is not None:
-            otel_context.detach(context)
+            left(span, context, error)
         if outcome:
             span.set_attributes(outcome)
         if error is not None and span.is_recording():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -15,10 +17,31 @@ from opentelemetry.trace import Span, SpanContext, Status, StatusCode, TraceFlag
 
 from tests.core.worlds import SCANNED, Migration, World
 from tests.telemetry.snapshots import Traced
-from zddm_flags import AsyncBackfill, AsyncRepair, AsyncVerify, Backfill, Repair, StaticSource, Telemetry, Verify
+from zddm_adapters import AsyncInMemoryAdapter
+from zddm_flags import (
+    AsyncBackfill,
+    AsyncProxy,
+    AsyncRepair,
+    AsyncVerify,
+    Backfill,
+    Repair,
+    StaticSource,
+    Telemetry,
+    TrafficGate,
+    Verify,
+)
+from zddm_telemetry import events
 
 JOBS = {"backfill": (Backfill, AsyncBackfill), "verify": (Verify, AsyncVerify), "repair": (Repair, AsyncRepair)}
 VALUES = {f"secret-key-{number}": "v1" for number in range(6)}
+
+
+@pytest.fixture(autouse=True)
+def failures(monkeypatch: pytest.MonkeyPatch) -> set[type[BaseException]]:
+    """What telemetry swallowed: here there is such."""
+    known: set[type[BaseException]] = set()
+    monkeypatch.setattr(events, "_known_failures", known)
+    return known
 
 
 class Failed(Exception):
@@ -156,7 +179,9 @@ DOING: Sequence[Doing] = (all_operations, job("backfill"), job("verify"), job("r
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("doing", DOING, ids=("operations", *JOBS))
-async def test_an_sdk_that_raises(world: World, call: str, doing: Doing) -> None:
+async def test_an_sdk_that_raises(
+    world: World, call: str, doing: Doing, failures: set[type[BaseException]]
+) -> None:
     """Whatever part of an SDK raises, at whichever call, each operation and each job does what it is to do."""
     reached = 0
     for after in range(8):
@@ -167,6 +192,7 @@ async def test_an_sdk_that_raises(world: World, call: str, doing: Doing) -> None
             assert trace.get_current_span() is trace.INVALID_SPAN
         reached += trap.raised
     assert reached or call not in EVERYWHERE
+    assert failures == ({Failed} if reached else set())
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -221,6 +247,32 @@ async def test_a_source_that_says_it_wrongly(world: World, telling: str) -> None
         "secret-key-2": "v1",
     }
     assert len(traced.spans) > 3
+    traced.provider.shutdown()
+
+
+class Waiting(AsyncInMemoryAdapter[str, str]):
+    """Waits in each read until somebody goes on with it by hand."""
+
+    async def read(self, key: str) -> str | None:
+        await asyncio.sleep(0)
+        return await super().read(key)
+
+
+def test_coroutines_that_are_thrown_away(caplog: pytest.LogCaptureFixture) -> None:
+    """An operation that is closed in another context than its own ends its spans, and logs nothing."""
+    traced = Traced()
+    stores = Waiting({"secret-key": "v1"}), Waiting()
+    proxy = AsyncProxy(TrafficGate(1.0), *stores, telemetry=traced.telemetry(log=False))
+    for its_own in (True, False):
+        reading, context = proxy.read("secret-key"), contextvars.copy_context()
+        context.run(reading.send, None)
+        assert context.run(trace.get_current_span).is_recording()
+        closed_in = context if its_own else contextvars.copy_context()
+        closed_in.run(reading.close)
+        assert closed_in.run(trace.get_current_span) is trace.INVALID_SPAN
+    assert caplog.records == []
+    assert [span.name for span in traced.spans] == ["read", "zddm.read"] * 2
+    assert all((span.attributes or {})["error.type"] == "GeneratorExit" for span in traced.spans)
     traced.provider.shutdown()
 
 
