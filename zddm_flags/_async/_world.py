@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Any, TypeAlias, TypeVar
 
-from zddm_flags.guard import CircuitBreaker, is_failure
+from zddm_flags.guard import is_failure
 from zddm_flags.ledger import AsyncInMemoryLedger as DefaultLedger
 from zddm_flags.worlds import check_methods
 
@@ -43,13 +43,13 @@ def check_adapter(role: str, adapter: object) -> None:
 
 
 async def bounded(
-    seconds: float | None, breaker: CircuitBreaker | None, number: int | None, call: Calls[T], *arguments: Any
+    seconds: float | None, ended: Callable[[bool | None], object], call: Calls[T], *arguments: Any
 ) -> T:
     """Await `call(*arguments)` for at most so long; None: without a limit.
 
     A call that takes longer is cancelled and left to itself, for a driver may take its time over a cancellation.
-    It may still take effect. The breaker, which gave the call its number, is told when it really ends, and whether
-    it raised or was too late. One that did not succeed once its caller was cancelled says nothing of the store.
+    It may still take effect. `ended` is told when it really ends, and whether it raised or was too late; None:
+    it did not succeed once its caller was cancelled, which says nothing of the store.
 
     Raises:
         TimeoutError: the time is over.
@@ -58,14 +58,12 @@ async def bounded(
     And what the call raises.
     """
     if seconds is None:
-        if breaker is None or number is None:
-            return await call(*arguments)
         try:
             result = await call(*arguments)
         except BaseException as error:
-            breaker.end(number, is_failure(error))
+            ended(is_failure(error))
             raise
-        breaker.end(number, False)
+        ended(False)
         return result
 
     async def made() -> T:
@@ -77,8 +75,7 @@ async def bounded(
         # Some drivers cancel what waits for a connection that was lost; some answer a cancellation with an error.
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         failed = error is not None and is_failure(error) is not False
-        if breaker is not None and number is not None:
-            breaker.end(number, None if failed and caller_cancelled else failed or too_late)
+        ended(None if failed and caller_cancelled else failed or too_late)
 
     task = asyncio.ensure_future(made())
     task.add_done_callback(over)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
 from zddm_flags._async._world import Calls, bounded, check_adapter
@@ -30,6 +31,9 @@ V = TypeVar("V")
 T = TypeVar("T")
 
 Operation = Literal["read", "write", "delete", "scan"]
+
+Ended = Callable[[bool | None], object]
+"""Is told whether the call raised; None: what ended it was not the store."""
 
 CallEnded = Callable[[str, float, bool], None]
 """Is told of each call that ended: the operation, with `_many` for several keys; seconds; whether it raised."""
@@ -159,38 +163,47 @@ class AsyncStore(Generic[K, V]):
     async def probe(self, key: K) -> None:
         """Read `key`, whatever the breaker says. Raises what that raises."""
         self.telemetry.count("read", 1)
-        await self._told("read", 1, None, self._adapter.read, key)
+        await self._told("read", 1, _nobody, self._adapter.read, key)
 
     async def _call(self, operation: Operation, keys: int, call: Calls[T], *arguments: Any) -> T:
         """The one way in which the operations call the adapter."""
-        breaker = self._breaker
-        number = None if breaker is None else breaker.begin()  # before anything is told: a refused call is none
+        ended: Ended | None = None
+        if self._breaker is not None:  # before anything is told: a call that is refused is none
+            ended = partial(self._breaker.end, self._breaker.begin())
         telemetry = self.telemetry
         telemetry.count(operation, keys)
         if self._ended is not None or telemetry.migration.recorded:
-            return await self._told(operation, keys, number, call, *arguments)
-        if breaker is None:
-            return await call(*arguments)
-        return await bounded(self._budget, breaker, number, call, *arguments)
+            return await self._told(operation, keys, ended, call, *arguments)
+        return await self._made(ended, call, *arguments)
 
     async def _told(
-        self, operation: Operation, keys: int, number: int | None, call: Calls[T], *arguments: Any
+        self, operation: Operation, keys: int, ended: Ended | None, call: Calls[T], *arguments: Any
     ) -> T:
-        """A call that is told of, to spans, metrics and the guardrail. `number` is what the breaker gave it."""
+        """A call that spans, metrics and the guardrail are told of."""
         started = time.perf_counter()
         try:
             with self.telemetry.call(operation, keys):
-                result: T = await bounded(self._budget, self._breaker, number, call, *arguments)
+                result: T = await self._made(ended, call, *arguments)
         except Exception:
             self._tell(operation, keys, started, failed=True)
             raise
         self._tell(operation, keys, started, failed=False)
         return result
 
+    async def _made(self, ended: Ended | None, call: Calls[T], *arguments: Any) -> T:
+        """A call that is made, whoever allowed it. `ended` is told how it ended; None: it has no limit either."""
+        if ended is None:
+            return await call(*arguments)
+        return await bounded(self._budget, ended, call, *arguments)
+
     def _tell(self, operation: str, keys: int, started: float, *, failed: bool) -> None:
         if self._ended is not None:
             name = operation if keys == 1 else f"{operation}_many"
             self._ended(name, time.perf_counter() - started, failed)
+
+
+def _nobody(_: bool | None) -> None:
+    """Whom it does not concern that a call has ended."""
 
 
 def _having(adapter: object, method: str) -> Any:

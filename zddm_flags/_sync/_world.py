@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import Context, copy_context
 from typing import Any, TypeAlias, TypeVar
 
-from zddm_flags.guard import CircuitBreaker, is_failure
+from zddm_flags.guard import is_failure
 from zddm_flags.ledger import InMemoryLedger as DefaultLedger
 from zddm_flags.worlds import check_methods
 
@@ -44,23 +44,19 @@ def check_adapter(role: str, adapter: object) -> None:
     )
 
 
-def bounded(
-    seconds: float | None, breaker: CircuitBreaker | None, number: int | None, call: Calls[T], *arguments: Any
-) -> T:
-    """Call `call(*arguments)`, and tell the breaker, which gave the call its number, how it ended.
+def bounded(seconds: float | None, ended: Callable[[bool | None], object], call: Calls[T], *arguments: Any) -> T:
+    """Call `call(*arguments)`, and tell `ended` whether it raised; None: what ended it was not the store.
 
     A thread that waits for a driver cannot be freed: only the driver's own time-outs bound the call. `seconds` is
     what the asyncio side bounds it by.
     """
     del seconds
-    if breaker is None or number is None:
-        return call(*arguments)
     try:
         result = call(*arguments)
     except BaseException as error:
-        breaker.end(number, is_failure(error))
+        ended(is_failure(error))
         raise
-    breaker.end(number, False)
+    ended(False)
     return result
 
 
