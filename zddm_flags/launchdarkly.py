@@ -218,7 +218,7 @@ class LaunchDarklySource:
             self._closed = True
             self.alarm = None
             by_listener = self._telling
-            self._publish("closed")
+            self._publish()
         if not self._forked:
             self._leave_client()
         self._wake.set()
@@ -267,7 +267,7 @@ class LaunchDarklySource:
         self._look_at_connection()
         self._evaluate()
         with self._lock:
-            self._publish("default")  # unless the evaluation has said otherwise
+            self._publish()  # unless the evaluation has said otherwise
         if self._thread is None:
             name = f"zddm-launchdarkly-{self.flag_key}"
             self._thread = _started(self._run, name)
@@ -350,11 +350,10 @@ class LaunchDarklySource:
                 if generation != self._generation:
                     return
                 self._unread = False
-                reason = detail.reason or {}
-                self._take(detail, reason)
+                self._take(detail, detail.reason or {})
                 if self._disconnected_at is None:
                     self._stale = False
-                self._publish(reason.get("errorKind") or reason.get("kind") or "evaluated")
+                self._publish()
         except Exception as error:
             self._unread = True  # and evaluated again soon
             self._note_failure(error)
@@ -386,7 +385,7 @@ class LaunchDarklySource:
 
     # With the lock held
 
-    def _publish(self, reason: str) -> None:
+    def _publish(self) -> None:
         """Make the rollout what it has to be, and tell the listeners of a change."""
         closed = "closed" if self._closed else "stale" if self._stale else "forked" if self._forked else None
         evaluation = self._flag_evaluation if closed is None else self._evaluated(CLOSED, closed)
@@ -396,7 +395,10 @@ class LaunchDarklySource:
             return
         self._evaluation = evaluation
         self._tell(evaluation.rollout)
-        self._note("info", "rate_changed", **change_of(old, evaluation.rollout), reason=reason)
+        about = {"reason": evaluation.reason}
+        if evaluation.error is not None:
+            about["error"] = evaluation.error
+        self._note("info", "rate_changed", **change_of(old, evaluation.rollout), **about)
 
     def _tell(self, rollout: Rollout) -> None:
         self._telling = True
@@ -484,7 +486,7 @@ class LaunchDarklySource:
                 return
             if now - self._disconnected_at >= self._max_staleness:
                 self._stale = True
-                self._publish("stale")
+                self._publish()
                 self._note("error", "rollout_stale_closed", max_staleness=self._max_staleness)
 
 
