@@ -60,9 +60,9 @@ bench-check: $(VENV)/.dev  ## Fail where a ratio is more than 25 % above tests/b
 bench-baseline: $(VENV)/.dev  ## Write tests/benchmarks/baseline.json again
 	@$(RUN) -m tests.benchmarks --baseline $(ARGS)
 
-profile: $(VENV)/.dev  ## Draw the flame graph of a read that New serves: build/read-hit.svg; ARGS="--operation write --rate 0"
+profile: $(VENV)/.dev  ## Draw the flame graph of a read that New serves: build/profile.svg; ARGS="--operation write --rate 0"
 	@mkdir -p build
-	@$(VENV)/bin/py-spy record --rate 500 --output build/read-hit.svg -- $(RUN) -m tests.benchmarks.profiled $(ARGS)
+	@$(VENV)/bin/py-spy record --rate 500 --output build/profile.svg -- $(RUN) -m tests.benchmarks.profiled $(ARGS)
 
 check: $(VENV)/.dev  ## Check lint, format, types and generated code
 	@$(RUN) -m ruff check

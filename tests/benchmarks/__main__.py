@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -24,13 +25,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyperf
 
 from tests.benchmarks import baseline, document
 from tests.benchmarks.budgets import budgets_table
-from tests.benchmarks.figures import Table, markdown, to_json
+from tests.benchmarks.figures import Row, Table, markdown, to_json
 from tests.benchmarks.groups import GROUPS, Group, measured
 from tests.benchmarks.settings import LONG, NORMAL, QUICK, Settings
 from tests.torture.servers import running
@@ -78,13 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = options.only or [group.name for group in GROUPS]
     if options.check or options.baseline:
         names = [name for name in names if name in baseline.GROUPS]
-    machine = _machine()
-    _say(f"{', '.join(f'{name} {value}' for name, value in machine.items())}\n")
+    load = _load()
     tables = _tables(names, size)
-    machine["load at the end"] = _load()
-    _say(f"load at the end {machine['load at the end']}")
+    tables.append(_machine(load))
+    _show(tables[-1])
     if options.json is not None:
-        found = {"machine": machine, "tables": [to_json(table) for table in tables]}
+        found = {"tables": [to_json(table) for table in tables]}
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if options.pyperf is not None:
         _dump(tables, options.pyperf)
@@ -92,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         document.put(tables)
     if options.baseline:
         baseline.write(tables)
-    return _checked(tables) if options.check else 0
+    return _checked(tables, size) if options.check else 0
 
 
 def _tables(names: Sequence[str], settings: Settings) -> list[Table]:
@@ -143,8 +142,15 @@ def _show(table: Table, seconds: float | None = None) -> None:
     _say(f"## {table.title}: {table.name}{took}\n\n{markdown(table)}\n{notes}\n")
 
 
-def _checked(tables: Sequence[Table]) -> int:
+def _checked(tables: Sequence[Table], settings: Settings) -> int:
+    """Whether a row is slower, and still is when it is measured once more: a busy machine is seldom so twice."""
     slower = baseline.regressions(tables)
+    if slower.rows:
+        names = list(dict.fromkeys(row.name.split(":")[0] for row in slower.rows))
+        _say(f"slower, so once more: {', '.join(row.name for row in slower.rows)}\n")
+        again = baseline.regressions(_tables(names, settings))
+        before = {row.name for row in slower.rows}
+        slower = replace(again, rows=[row for row in again.rows if row.name in before])
     if not slower.rows:
         _say("nothing is more than 25 % slower than the baseline, beyond its spread")
         return 0
@@ -152,12 +158,18 @@ def _checked(tables: Sequence[Table]) -> int:
     return EXIT_SLOWER
 
 
-def _machine() -> dict[str, Any]:
+def _machine(load: str) -> Table:
     """What the figures depend on; no name of the machine or of its folders."""
     metadata = pyperf.Run([1.0], collect_metadata=True).get_metadata()
-    known = {"python": "python_version", "CPU": "cpu_model_name", "processors": "cpu_count", "system": "platform"}
-    machine = {name: metadata[source] for name, source in known.items() if source in metadata}
-    return {**machine, "load": _load()}
+    found = {
+        "Python": f"{platform.python_implementation()} {platform.python_version()}",
+        "processor": str(metadata.get("cpu_model_name", platform.machine())),
+        "processors": str(os.cpu_count()),
+        "system": platform.system(),
+        "load before (1, 5, 15 minutes)": load,
+        "load after": _load(),
+    }
+    return Table("machine", "Machine", ("",), [Row(name, {"": value}) for name, value in found.items()])
 
 
 def _load() -> str:

@@ -19,7 +19,7 @@ from zddm_flags.testing import FlagServer
 __all__ = ["EVALUATIONS", "IMPORTED", "facts_table"]
 
 EVALUATIONS = "evaluations of the flag during 1,000 reads and 1,000 writes"
-IMPORTED = "of them loaded by `import zddm_flags`"
+IMPORTED = "drivers, SDKs and other heavy packages loaded by `import zddm_flags`"
 HEAVY = (
     "ldclient",
     "sqlalchemy",
