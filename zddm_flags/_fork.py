@@ -1,4 +1,4 @@
-"""One hook for what must happen in the child of a fork, where threads are gone and locks may be held."""
+"""What must happen around a fork: in the child threads are gone, and locks that they held are held for good."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["after_fork_in_child"]
+__all__ = ["after_fork_in_child", "logging"]
+
+WAIT_SECONDS = 1.0
+"""How long a fork waits for a thread that logs: the application's logging may be blocked."""
 
 
 class _Hooks:
@@ -33,8 +36,48 @@ class _Hooks:
                 method()
 
 
+class _Logging:
+    """Entered by a thread of this library while it logs: a fork waits for its end.
+
+    Else the child would find the locks of the application's logging held for good (structlog's own logger has
+    one for each file), and hang where it logs. Reentrant, thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._forking: set[int] = set()  # the threads that fork and hold the lock
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def before_fork(self) -> None:
+        """Wait, but not for ever."""
+        if self._lock.acquire(timeout=WAIT_SECONDS):
+            self._forking.add(threading.get_ident())
+
+    def after_fork_in_parent(self) -> None:
+        """Let threads log again."""
+        if threading.get_ident() in self._forking:
+            self._forking.remove(threading.get_ident())
+            self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew: where the fork did not wait for it, a thread that is gone holds the lock."""
+        self._lock = threading.RLock()
+        self._forking = set()
+
+
 _hooks = _Hooks()
 after_fork_in_child = _hooks.add
+logging = _Logging()
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - everywhere but on Windows
+    os.register_at_fork(
+        before=logging.before_fork,
+        after_in_parent=logging.after_fork_in_parent,
+        after_in_child=logging.after_fork_in_child,
+    )
     os.register_at_fork(after_in_child=_hooks.run)

@@ -12,6 +12,8 @@ import threading
 import time
 from collections import deque
 from dataclasses import replace
+from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from zddm_flags import _fork
@@ -158,6 +160,15 @@ class LaunchDarklySource:
         It holds that rollout, and both change at once: `source.evaluation.rollout is source.rollout`.
         """
         return self._evaluation
+
+    @property
+    def connected(self) -> bool:
+        """Whether a change of the flag can reach this process now. No I/O.
+
+        False while the client has never connected or has lost its connection, in a forked child until `postfork`,
+        and after `close`. The SDK notices a loss when the connection ends: one that hangs, after 5 minutes.
+        """
+        return self._connection == CONNECTED and not (self._forked or self._closed)
 
     def subscribe(self, listener: Callable[[Rollout], None]) -> Callable[[], None]:
         """See `RolloutSource.subscribe`. The listener runs on the SDK's thread, and in a forked child."""
@@ -419,8 +430,11 @@ class LaunchDarklySource:
         self._note(level, event, **fields)
 
     def _note_failure(self, error: BaseException) -> None:
-        text = f"{type(error).__name__}: {error}"[:200]
-        self._note_once(text, "error", "launchdarkly_source_failed", error=text)
+        """Say what failed and where; without the error's text, which may quote whatever a listener works on."""
+        name, at = type(error).__name__, ""
+        for frame, line in walk_tb(error.__traceback__):  # the last one is where it was raised
+            at = f"{Path(frame.f_code.co_filename).name}:{line}"
+        self._note_once(f"{name} {at}", "error", "launchdarkly_source_failed", error=name, at=at)
 
     def _report_events(self) -> None:
         while True:
@@ -434,7 +448,8 @@ class LaunchDarklySource:
         while not self._closed:
             self._noted.wait()
             self._noted.clear()
-            self._guarded(self._report_events)
+            with _fork.logging:
+                self._guarded(self._report_events)
 
     # The thread
 

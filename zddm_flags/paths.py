@@ -32,7 +32,9 @@ REASONS: Mapping[tuple[str, str], str] = {
 """By operation and path. What a delete does is told as for a write."""
 
 _STALE = "the key was stale: Old served it, and now New has it again"
-_TOO_LONG = "the key is too long for the ledger: no write takes it, so it is in Old at most"
+_STALE_AND_ABSENT = "the key was stale, so that New was not asked: Old was, and lacks it"
+_UNUSABLE = "the key is too long for the ledger, so it is in Old at most; or the gate opened for it just now"
+_CLOSED_MEANWHILE = "the gate closed for this key while the operation went on"
 
 
 def reason_of(operation: str, path: str, passed: bool, dirty: bool | None) -> str | None:
@@ -41,8 +43,8 @@ def reason_of(operation: str, path: str, passed: bool, dirty: bool | None) -> st
     `passed`: whether the gate let the key pass. `dirty`: what the ledger said of it, None where it was not asked.
     """
     operation = "write" if operation == "delete" else operation
-    if operation == "read" and path == "copied" and dirty:
-        return _STALE
+    if operation == "read" and dirty and path in ("copied", "miss"):
+        return _STALE if path == "copied" else _STALE_AND_ABSENT
     if operation == "read" and path == "old" and passed:
-        return _TOO_LONG
+        return _UNUSABLE if dirty is None else _CLOSED_MEANWHILE
     return REASONS.get((operation, path))

@@ -18,6 +18,7 @@ from zddm_adapters.redis import AsyncRedisAdapter, JsonCodec
 from zddm_adapters.sqlalchemy import AsyncSqlAlchemyAdapter, AsyncSqlAlchemyLedger
 from zddm_flags import AsyncProxy, LaunchDarklySource, TrafficGate
 
+MIGRATION = "users-to-valkey"  # one for all processes that write to Old
 COLUMNS = Column("id", String, primary_key=True), Column("email", String), Column("visits", Integer)
 USERS = Table("users", MetaData(), *COLUMNS)
 
@@ -46,7 +47,7 @@ async def lifespan(_: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         old = AsyncSqlAlchemyAdapter(old_engine, USERS)
         new = AsyncRedisAdapter(new_client, prefix="users:", codec=JsonCodec(), max_wait_seconds=1)
         ledger = AsyncSqlAlchemyLedger(ledger_engine)  # where Old is
-        yield {"users": await stack.enter_async_context(AsyncProxy(gate, old, new, name="users", ledger=ledger))}
+        yield {"users": await stack.enter_async_context(AsyncProxy(gate, old, new, name=MIGRATION, ledger=ledger))}
 
 
 def proxy(request: Request) -> AsyncProxy[str, Any]:

@@ -14,6 +14,7 @@ from zddm_adapters.sqlalchemy import SqlAlchemyAdapter, SqlAlchemyLedger
 from zddm_flags import Guard, LaunchDarklySource, Proxy, TrafficGate
 
 User = Mapping[str, Any]
+MIGRATION = "users-to-people"  # one for all processes that write to Old
 THREADS = 4  # of each worker, to which gunicorn.conf.py holds
 POOL = {"pool_size": THREADS, "max_overflow": 1}  # one connection a thread, and one for the guard's probe
 
@@ -31,7 +32,7 @@ new_engine = create_engine(os.environ["NEW_DATABASE_URL"], **NEW_POSTGRESQL, **P
 ledger_engine = create_engine(old_engine.url, **OLD_POSTGRESQL, **POOL, isolation_level="AUTOCOMMIT")
 engines = (old_engine, new_engine, ledger_engine)
 old = SqlAlchemyAdapter(old_engine, table("users", "visits"))
-new = MappedAdapter(
+new: MappedAdapter[str, User] = MappedAdapter(
     SqlAlchemyAdapter(new_engine, table("people", "visit_count")),
     load=lambda row: {"email": row["email"], "visits": row["visit_count"]},
     dump=lambda user: {"email": user["email"], "visit_count": user["visits"]},
@@ -39,9 +40,7 @@ new = MappedAdapter(
 client = connect_launchdarkly()
 source = LaunchDarklySource(client, FLAG, SERVICE)
 guard = Guard(max_concurrent_calls=THREADS // 2, max_hanging_calls=THREADS // 2)  # the others never wait for New
-users = Proxy[str, User](
-    TrafficGate(source), old, new, name="users", ledger=SqlAlchemyLedger(ledger_engine), guard=guard
-)
+users = Proxy(TrafficGate(source), old, new, name=MIGRATION, ledger=SqlAlchemyLedger(ledger_engine), guard=guard)
 app = Flask(__name__)
 
 

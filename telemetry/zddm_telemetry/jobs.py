@@ -84,16 +84,20 @@ class JobTelemetry:
             if now < self._told.get(why, 0.0):
                 return
             self._told[why] = now + _SAME_WAIT_SECONDS
-        self._work.event("zddm.waiting", {"zddm.why": why})
+        self._work.event("zddm.waiting", {"zddm.migration": self._telemetry.name, "zddm.why": why})
 
     def page(self, part: int | None = None) -> PageTelemetry:
         """A context manager around one page, of this part of the run."""
-        if not self._work.recording or self._work.span is None:
-            return PageTelemetry(None)
-        if self._takes_page():
+        if self._work.recording and self._takes_page():
             about = {} if part is None else {"zddm.job.part": part}
             work = WorkTelemetry(self._telemetry, f"zddm.{self._job}.page", about)
             return PageTelemetry(work, self._stopped)
+        return self.untraced()
+
+    def untraced(self) -> PageTelemetry:
+        """A context manager around calls that a run of hours makes again and again, and that are no page."""
+        if not self._work.recording or self._work.span is None:
+            return PageTelemetry(None)
         return _UntracedPage(self._work.span)
 
     def _takes_page(self) -> bool:

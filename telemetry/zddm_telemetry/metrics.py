@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -17,20 +17,33 @@ __all__ = ["Gauges", "Instruments", "instruments_of"]
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """What a migration's gauges show: the rates wanted, the widest rate ever open, stale keys, and the guard."""
+    """What the gauges of one proxy show. None: it has nothing to show for that one."""
 
     read_rate: float
     write_rate: float
     opened: float
     stale_keys: int | None
     guard_open: bool | None
+    connected: bool | None = None
+    flag_key: str | None = None
 
 
 @dataclass(slots=True, eq=False)
 class _Migration:
     name: str
     counts: Counts
-    gauges: weakref.WeakMethod[Callable[[], Gauges]]
+    gauges: weakref.WeakMethod[Callable[[], Gauges | None]]
+
+
+DURATION_BOUNDS = (
+    *(0.00001, 0.0001),  # in memory
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
+    *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0),  # half of a `Guard`'s `slow_call_seconds`, that, its budget, and beyond it
+)
+"""Seconds: those of OpenTelemetry's `db.client.operation.duration`, and more. The SDK's own bounds are for ms."""
+
+_NO_UNIT = ""
+"""Of rates, and of what is 0 or 1: of unit "1" some exporters to Prometheus make `_ratio`, and others do not."""
 
 
 class Instruments:
@@ -46,11 +59,13 @@ class Instruments:
             "zddm.store.operation.duration",
             "s",
             "Time of one call to a store, by store, operation and outcome",
+            explicit_bucket_boundaries_advisory=DURATION_BOUNDS,
         )
         self.ledger_duration = meter.create_histogram(
             "zddm.ledger.operation.duration",
             "s",
             "Time of one call to a ledger that processes share, by operation and outcome",
+            explicit_bucket_boundaries_advisory=DURATION_BOUNDS,
         )
         meter.create_observable_counter(
             "zddm.operations", [self._operations], "{key}", "Keys read, written and deleted, by path"
@@ -79,14 +94,20 @@ class Instruments:
         meter.create_observable_gauge(
             "zddm.guard.open",
             [self._guards],
-            "1",
+            _NO_UNIT,
             "1 where a guard keeps calls from New, or tries it again; else 0",
         )
         meter.create_observable_gauge(
-            "zddm.gate.rate", [self._rates], "1", "Rate wanted by the rollout, for reads and for writes"
+            "zddm.gate.connected",
+            [self._connections],
+            _NO_UNIT,
+            "1 where changes of the rate can reach this process, 0 where the flag's connection is lost",
         )
         meter.create_observable_gauge(
-            "zddm.ledger.opened", [self._opened], "1", "Largest rate at which New was ever used"
+            "zddm.gate.rate", [self._rates], _NO_UNIT, "Rate wanted by the rollout, for reads and for writes"
+        )
+        meter.create_observable_gauge(
+            "zddm.ledger.opened", [self._opened], _NO_UNIT, "Largest rate at which New was ever used"
         )
         meter.create_observable_gauge(
             "zddm.ledger.stale_keys",
@@ -95,8 +116,11 @@ class Instruments:
             "Keys of New that are not trusted, as last seen",
         )
 
-    def add(self, owner: object, name: str, counts: Counts, gauges: Callable[[], Gauges]) -> None:
-        """Show `counts` and `gauges` (a bound method of `owner`) until `owner` is gone; its counts stay."""
+    def add(self, owner: object, name: str, counts: Counts, gauges: Callable[[], Gauges | None]) -> None:
+        """Show `counts` and `gauges` (a bound method of `owner`) until `owner` is gone; its counts stay.
+
+        None, as the gauges: `owner` has nothing to show any more.
+        """
         migration = _Migration(name, counts, weakref.WeakMethod(gauges))
         with self._lock:
             self._retire()  # here too, for nobody may ever read the metrics
@@ -132,8 +156,9 @@ class Instruments:
             migrations = list(self._migrations)
         for migration in migrations:
             gauges = migration.gauges()
-            if gauges is not None:
-                yield migration.name, gauges()
+            shown = None if gauges is None else gauges()
+            if shown is not None:
+                yield migration.name, shown
 
     def _operations(self, _: CallbackOptions) -> Iterable[Observation]:
         for name, counts in self._totals().items():
@@ -162,29 +187,54 @@ class Instruments:
             yield Observation(counts.dropped, {"zddm.migration": name})
 
     def _guards(self, _: CallbackOptions) -> Iterable[Observation]:
-        totals: dict[str, int] = {}
-        for name, gauges in self._live():
-            if gauges.guard_open is not None:
-                totals[name] = max(totals.get(name, 0), int(gauges.guard_open))
-        for name, number in totals.items():
-            yield Observation(number, {"zddm.migration": name})
+        return _largest(
+            (gauges.guard_open, {"zddm.migration": name})
+            for name, gauges in self._live()
+            if gauges.guard_open is not None
+        )
+
+    def _connections(self, _: CallbackOptions) -> Iterable[Observation]:
+        # The least: one proxy that no kill reaches is what somebody has to know of.
+        lost = _largest(
+            (not gauges.connected, _attributes(name, gauges.flag_key))
+            for name, gauges in self._live()
+            if gauges.connected is not None
+        )
+        return [Observation(1 - each.value, each.attributes) for each in lost]
 
     def _rates(self, _: CallbackOptions) -> Iterable[Observation]:
-        for name, gauges in self._live():
-            yield Observation(gauges.read_rate, {"zddm.migration": name, "zddm.operation": "read"})
-            yield Observation(gauges.write_rate, {"zddm.migration": name, "zddm.operation": "write"})
+        # The largest: after a kill it is 0 only when each proxy has heard of it.
+        return _largest(
+            (rate, {"zddm.migration": name, "zddm.operation": operation})
+            for name, gauges in self._live()
+            for operation, rate in (("read", gauges.read_rate), ("write", gauges.write_rate))
+        )
 
     def _opened(self, _: CallbackOptions) -> Iterable[Observation]:
-        for name, gauges in self._live():
-            yield Observation(gauges.opened, {"zddm.migration": name})
+        return _largest((gauges.opened, {"zddm.migration": name}) for name, gauges in self._live())
 
     def _stale_keys(self, _: CallbackOptions) -> Iterable[Observation]:
-        totals: Counter[str] = Counter()
-        for name, gauges in self._live():
-            if gauges.stale_keys is not None:
-                totals[name] = max(totals[name], gauges.stale_keys)
-        for name, number in totals.items():
-            yield Observation(number, {"zddm.migration": name})
+        return _largest(
+            (gauges.stale_keys, {"zddm.migration": name})
+            for name, gauges in self._live()
+            if gauges.stale_keys is not None
+        )
+
+
+def _attributes(name: str, flag_key: str | None) -> dict[str, str]:
+    about = {"zddm.migration": name}
+    if flag_key is not None:
+        about["feature_flag.key"] = flag_key
+    return about
+
+
+def _largest(observed: Iterable[tuple[float, dict[str, str]]]) -> list[Observation]:
+    """One observation for each set of attributes: of two an SDK would keep whichever comes last."""
+    largest: dict[tuple[tuple[str, str], ...], float] = {}
+    for number, attributes in observed:
+        about = tuple(attributes.items())
+        largest[about] = max(largest.get(about, number), number)
+    return [Observation(+number, dict(about)) for about, number in largest.items()]
 
 
 _lock = threading.Lock()

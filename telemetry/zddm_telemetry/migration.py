@@ -89,11 +89,11 @@ class MigrationTelemetry:
         self.metering = False
         self._look_again = 0.0
         self._last_told: object = None
-        self._limit_lock = threading.Lock()
+        self._limit_lock = threading.RLock()  # a signal handler may disable the proxy, which reports, meanwhile
         self._quiet_until: dict[str, float] = {}
         self._suppressed: Counter[str] = Counter()
 
-    def show(self, owner: object, gauges: Callable[[], Gauges]) -> None:
+    def show(self, owner: object, gauges: Callable[[], Gauges | None]) -> None:
         """Show the metrics of `owner`, the proxy, for as long as it lives."""
         self.instruments.add(owner, self.name, self.counts, gauges)
 
@@ -150,9 +150,11 @@ class MigrationTelemetry:
         It also says what `report_limited` did not log so far, as `suppressed_new_failed`: an outage that ends has
         no next warning to say so, but `guard_closed` comes then.
         """
-        with self._limit_lock:
-            left_out, self._suppressed = self._suppressed, Counter()
-        told = {f"suppressed_{name}": count for name, count in left_out.items()}
+        told: dict[str, int] = {}
+        if self._log:
+            with self._limit_lock:
+                left_out, self._suppressed = self._suppressed, Counter()
+            told = {f"suppressed_{name}": count for name, count in left_out.items()}
         report(level, event, log=self._log, migration=self.name, **fields, **told)
 
     def report_limited(self, event: str, **fields: object) -> None:
@@ -160,21 +162,24 @@ class MigrationTelemetry:
 
         The next one to be logged says in `suppressed` how many were not. Spans get each of theirs.
         """
-        now = time.monotonic()
-        with self._limit_lock:
-            log = now >= self._quiet_until.get(event, 0.0)
-            if log:
-                self._quiet_until[event] = now + _REPEAT_SECONDS
-                fields["suppressed"] = self._suppressed.pop(event, 0)
-            else:
-                self._suppressed[event] += 1
-        report("warning", event, log=log and self._log, migration=self.name, **fields)
+        log = self._log
+        if log:
+            now = time.monotonic()
+            with self._limit_lock:
+                log = now >= self._quiet_until.get(event, 0.0)
+                if log:
+                    self._quiet_until[event] = now + _REPEAT_SECONDS
+                    fields["suppressed"] = self._suppressed.pop(event, 0)
+                else:
+                    self._suppressed[event] += 1
+        report("warning", event, log=log, migration=self.name, **fields)
 
     def after_fork(self) -> None:
         """Replace locks that another thread of the parent may have held at the moment of the fork."""
         self.counts.after_fork()
         self.instruments.after_fork()
-        self._limit_lock = threading.Lock()
+        self._limit_lock = threading.RLock()
+        self._suppressed = Counter()  # its parent tells of those
 
 
 def _records(provider: object) -> bool:

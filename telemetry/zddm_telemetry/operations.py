@@ -197,9 +197,9 @@ class TracedOperation(OperationTelemetry):
     ) -> None:
         super().__exit__(kind, error, trace_back)
         if self._span is not None:
-            ended(self._span, self._context, error, self._outcome() if self.recording else None)
+            ended(self._span, self._context, error, self._outcome(error) if self.recording else None)
 
-    def _outcome(self) -> Attributes:
+    def _outcome(self, error: BaseException | None) -> Attributes:
         outcome: dict[str, str | bool | int] = {}
         path = self.path
         if path is not None:
@@ -207,7 +207,7 @@ class TracedOperation(OperationTelemetry):
             reason = self._telemetry.reason(self._name, path, self._passed, self._dirty)
             if reason is not None:
                 outcome["zddm.reason"] = reason
-            if self._name == "read" and path != "old_failed":
+            if self._name == "read" and error is None:  # one that was cancelled served nobody
                 outcome["zddm.served_by"] = "new" if path == "new_hit" else "old"
         for each, keys in sorted((self._batch or {}).items()):
             outcome[f"zddm.path.{each}"] = keys

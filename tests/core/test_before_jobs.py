@@ -25,7 +25,17 @@ async def test_a_closed_proxy(world: World, name: str) -> None:
 async def test_a_ledger_without_what_jobs_need(world: World, method: str) -> None:
     """A ledger of the user's own that was written before there were jobs is named, and what it lacks."""
     migration = world.migration(1.0, old={"a": "v"}, old_methods=SCANNED, new_methods=MANY)
-    delattr(migration.proxy.ledger, method)
+    watched = migration.ledger
+
+    class Older:
+        shared = True
+
+        def migration(self, *arguments: Any) -> Any:
+            rows = watched.migration(*arguments)
+            delattr(rows, method)
+            return rows
+
+    migration = migration.in_another_process(1.0, ledger=Older())
     with pytest.raises(Unsupported, match=rf"the ledger has no {method}\(\)"):
         await migration.backfill().run()
 

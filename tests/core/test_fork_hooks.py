@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.core.worlds import Trouble, World
-from zddm_flags import Rollout, StaticSource, TrafficGate
+from zddm_flags import Rollout, StaticSource, TrafficGate, _fork
 from zddm_flags._fork import after_fork_in_child
 from zddm_telemetry import metrics
 
@@ -76,6 +76,37 @@ def test_hooks_of_many_threads() -> None:
         for thread in threads:
             thread.join(30)
     assert in_child(lambda: len(made) == 800 and all(hooked.forked for hooked in made))
+
+
+def test_a_fork_while_a_thread_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork waits for a thread that logs, but not for one whose logging is blocked; the child may log at once."""
+    monkeypatch.setattr(_fork, "WAIT_SECONDS", 0.2)
+    logging, log, blocked = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        with _fork.logging:
+            logging.set()
+            blocked.append(not log.wait(30))
+
+    def child_logs() -> bool:
+        with _fork.logging:
+            return True
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert logging.wait(30)
+    began = time.monotonic()
+    assert in_child(child_logs)
+    assert time.monotonic() - began >= 0.2
+    assert blocked == []
+    threading.Timer(0.05, log.set).start()
+    monkeypatch.setattr(_fork, "WAIT_SECONDS", 30)
+    assert in_child(lambda: blocked == [False] and child_logs())
+    thread.join(30)
+    another = threading.Thread(target=child_logs, daemon=True)
+    another.start()
+    another.join(30)
+    assert not another.is_alive()
 
 
 def test_keys_without_a_mark() -> None:

@@ -7,18 +7,17 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from sqlalchemy import create_engine, text
 
+from tests.otlp import OtlpReceiver
 from zddm_flags.testing import FlagServer
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +43,13 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def process_environment(more=None):
+    """The environment of a process that imports this checkout, with what is given and no telemetry of its own."""
+    paths = os.pathsep.join(str(ROOT / each) for each in (".", "adapters", "telemetry"))
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    return {**inherited, "PYTHONPATH": paths, "no_proxy": "127.0.0.1", **(more or {})}
+
+
 @dataclass
 class Service:
     """A service in a process of its own."""
@@ -52,7 +58,7 @@ class Service:
     url: str
     log: Path
 
-    def call(self, method, path, body=None, headers=None):
+    def call(self, method, path, body=None, headers=None) -> tuple[int, Any]:
         """The status and the JSON of one request."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", **(headers or {})}
@@ -88,7 +94,7 @@ class Service:
             return False
 
     def stop(self):
-        """SIGTERM; the exit status, once nothing was raised in any process of it."""
+        """SIGTERM; the exit status, once it ended and nothing was raised in any process of it."""
         self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(DEADLINE)
         log = self.log.read_text()
@@ -100,14 +106,11 @@ class Service:
 def started(command, environment, log):
     """The service that `command` starts on a port that is free, once it is ready."""
     port = free_port()
-    paths = os.pathsep.join(str(ROOT / each) for each in (".", "adapters", "telemetry"))
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-    environment = {**inherited, "PYTHONPATH": paths, "no_proxy": "127.0.0.1", **environment}
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *(part.format(port=port) for part in command)],
             cwd=SERVICES,
-            env=environment,
+            env=process_environment(environment),
             stdout=output,
             stderr=output,
             start_new_session=True,
@@ -154,6 +157,16 @@ def databases(postgresql_server):
 
 
 @pytest.fixture
+def valkey(valkey_server):
+    """A client of a numbered database of its own."""
+    with valkey_server.client() as client:
+        client.select(11)
+        client.flushdb()
+        yield client
+        client.flushdb()
+
+
+@pytest.fixture
 def flags():
     """LaunchDarkly, where the flag is on and serves 0."""
     with FlagServer({FLAG: 0}) as server:
@@ -162,24 +175,6 @@ def flags():
 
 @pytest.fixture
 def collector():
-    """A receiver of OTLP: its address, and the spans that arrived."""
-    spans = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            sent = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
-            for resource in sent.resource_spans:
-                for scope in resource.scope_spans:
-                    spans.extend(scope.spans)
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", spans
-        server.shutdown()
-        thread.join()
+    """What spans are exported to."""
+    with OtlpReceiver() as receiver:
+        yield receiver

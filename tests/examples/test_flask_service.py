@@ -57,11 +57,11 @@ def every_worker(service, rate):
 
 
 def test_users_move_while_two_workers_serve(environment, old, new, flags, tmp_path):
-    """Both workers follow a ramp, a kill and its end; what one wrote in the kill the other does not serve stale."""
+    """Both workers follow a ramp, a kill and its end, and neither serves stale what was written in the kill."""
     with started(COMMAND, environment, tmp_path / "log") as service:
         first = every_worker(service, 0)
         assert service.process.pid not in first
-        ada, alan = service.put("ada", 1), service.put("alan", 1)
+        ada, _ = service.put("ada", 1), service.put("alan", 1)
         assert service.get("ada") == (200, ada)
         assert in_new(new) == {}
 
@@ -125,22 +125,24 @@ def test_concurrent_requests(environment, old, new, flags, tmp_path):
             assert all(pool.map(visit, range(30)))
         visits = {f"u{number}": number for number in range(30)}
         assert in_old(old) == visits
-        assert in_new(new).items() <= visits.items()
-        assert [service.get(key)[1]["visits"] for key in visits] == list(visits.values())
-        assert in_new(new) == visits
+
+        def read_from_new():  # where the guard let New miss a write the key is stale until it is read
+            assert [service.get(key)[1]["visits"] for key in visits] == list(visits.values())
+            return in_new(new) == visits
+
+        wait_until(read_from_new, "New has what it missed while too many wrote to it at once")
 
 
 def test_a_read_is_a_child_of_the_callers_span(environment, collector, tmp_path):
-    """A read's parent is the caller's span; the thread's next request is of another trace; a worker's end sends all."""
-    endpoint, spans = collector
-    environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_SERVICE_NAME": "users-service"}
+    """A read is below the caller's span, the thread's next request is not, and both arrive at a worker's end."""
+    environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_SERVICE_NAME": "users-service"}
     with started((*COMMAND, "--workers", "1", "--threads", "1"), environment, tmp_path / "log") as service:
         headers = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
         assert service.call("GET", "/users/ada", headers=headers)[0] == 404
         service.put("ada", 1)
         assert service.stop() == 0
-    (read,) = [span for span in spans if span.name == "zddm.read"]
-    assert (read.trace_id.hex(), read.parent_span_id.hex()) == (TRACE, SPAN)
-    (write,) = [span for span in spans if span.name == "zddm.write"]
-    assert write.trace_id.hex() != TRACE
-    assert not write.parent_span_id
+    (read,) = [span for span in collector.spans if span.name == "zddm.read"]
+    assert (read.trace_id, read.parent_id, read.service) == (TRACE, SPAN, "users-service")
+    (write,) = [span for span in collector.spans if span.name == "zddm.write"]
+    assert write.trace_id != TRACE
+    assert write.parent_id is None

@@ -323,7 +323,7 @@ class ProbesWithACopy(AsyncProxy[str, str]):
     async def _probe(self) -> None:
         probe_with = self._probe_with
         await super()._probe()
-        for key in probe_with or ():
+        for key in (probe_with or ())[:1]:
             value = await self._old.read(key)
             if value is not None:
                 await self._new.write(key, value)
@@ -358,7 +358,7 @@ class CopiesLaterWithoutAToken(AsyncProxy[str, str]):
     """Copies in the background what Old holds now, without a token (H1, H3)."""
 
     async def _copy_some(self) -> int:
-        batch = self._to_copy.take(10)
+        batch = [each.located for each in self._to_copy.take(10)]
         for each in batch:
             value = await self._old.read(each.key)
             if value is not None:
@@ -405,7 +405,7 @@ class TellsWhoseBackgroundFailed(AsyncProxy[str, str]):
     """Lets what fails in the background end all background work."""
 
     async def _compare_some(self) -> int:
-        batch = self._to_compare.take(10)
+        batch = [each.located for each in self._to_compare.take(10)]
         return (await self._compare(batch)).get("different", 0) if batch else 0
 
 

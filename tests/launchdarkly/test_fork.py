@@ -53,9 +53,10 @@ def test_a_lock_held_at_the_fork():
     assert scenario("held_locks") == [False, 0.0]
 
 
-def test_an_import_in_progress_at_the_fork():
-    """A fork right after the source was made leaves the child no half-done import of structlog to wait for."""
-    assert scenario(program="slow_import.py") is True
+@pytest.mark.parametrize("what", ["import", "logging"])
+def test_a_fork_right_after_the_source_was_made(what):
+    """A child hangs on neither the import of structlog nor the logging that a thread of the parent had begun."""
+    assert scenario(what, program="early_fork.py") is True
 
 
 def test_closing_in_the_child():

@@ -381,7 +381,10 @@ def test_a_listener_that_raises(server, make_source, reaches, logged, raised):
         assert reaches(source, rate)
         assert gate.rate == rate
     source.close()
-    assert len(events(logged, "launchdarkly_source_failed")) == 1
+    [failed] = events(logged, "launchdarkly_source_failed")
+    line = broken.__code__.co_firstlineno + 2
+    assert (failed["error"], failed["at"]) == (raised.__name__, f"test_source.py:{line}")
+    assert "broken" not in str(failed), "the text may quote what the listener works on"
 
 
 def test_a_listener_that_refuses_to_subscribe(make_source):

@@ -1,7 +1,7 @@
 """Spans that went through the real OTLP exporter, and how whole traces are written down and compared.
 
 The traces that are expected stand in `traces/*.txt`, a section for each scene. After a change that is meant, run
-the tests with ACCEPT_TRACES=1, which writes what came, and read the difference.
+the tests in one process with ACCEPT_TRACES=1, which writes what came, and read the difference.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from tests.otlp import OtlpReceiver, Span, Tree
 from zddm_flags import Telemetry
 
-__all__ = ["Exported", "compare", "exporting", "rendered"]
+__all__ = ["Exported", "compare", "exporting", "rendered", "scenes_of"]
 
 SERVICE = "shop"
 FOLDER = Path(__file__).parent / "traces"
@@ -102,16 +102,18 @@ def _text(name: str, value: Any) -> str:
     return f"<{type(value).__name__}>" if name in RANDOM else repr(value)
 
 
-def compare(group: str, scene: str, trees: Sequence[Tree]) -> None:
-    """Compare the traces of a scene with the section of `traces/<group>.txt` that has its name."""
+def compare(group: str, scene: str, found: str) -> None:
+    """Compare the traces of a scene, as text, with the section of `traces/<group>.txt` that has its name."""
     path = FOLDER / f"{group}.txt"
-    found = rendered(trees)
     sections = _sections(path)
     if os.environ.get("ACCEPT_TRACES"):
         sections[scene] = found
         text = "\n\n".join(f"=== {name}\n{section}" for name, section in sections.items())
         path.write_text(text + "\n", encoding="utf-8")
-    assert found.splitlines() == sections[scene].splitlines()
+    difference = "\n".join(
+        unified_diff(sections[scene].splitlines(), found.splitlines(), "written down", "came", n=9)
+    )
+    assert not difference, f"the traces of {scene!r} differ:\n{difference}"
 
 
 def _sections(path: Path) -> dict[str, str]:
@@ -124,8 +126,3 @@ def _sections(path: Path) -> dict[str, str]:
 def scenes_of(group: str) -> list[str]:
     """The names of the sections that `traces/<group>.txt` has."""
     return list(_sections(FOLDER / f"{group}.txt"))
-
-
-def runs(names: Sequence[str]) -> list[tuple[str, int]]:
-    """The names, and how many times each comes in a row."""
-    return [(name, len(list(group))) for name, group in groupby(names)]

@@ -46,12 +46,13 @@ class Traced:
     def tree(self) -> list[Any]:
         """Every root span with its children, in the order in which they began."""
         spans = sorted(self.spans, key=lambda span: span.start_time or 0)
-        return [self._branch(span, spans) for span in spans if span.parent is None]
+        return [self.branch(span, spans) for span in spans if span.parent is None]
 
-    def _branch(self, span: ReadableSpan, spans: Sequence[ReadableSpan]) -> Any:
+    def branch(self, span: ReadableSpan, spans: Sequence[ReadableSpan]) -> Any:
+        """One span with those of `spans` that are below it."""
         assert span.context is not None
         children = [
-            self._branch(each, spans)
+            self.branch(each, spans)
             for each in spans
             if each.parent is not None and each.parent.span_id == span.context.span_id
         ]
@@ -72,7 +73,7 @@ def operation(
     error: str | None = None,
     events: Sequence[Any] = (),
 ) -> Any:
-    """A span of one operation, as it must be. Its reason is the one place that asks the code for what it expects."""
+    """A span of one operation, as it must be. Its reason alone is the code's: tests of its own pin that."""
     attributes: dict[str, Any] = {
         "zddm.migration": "users",
         "zddm.gate.rate": rate,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 from structlog.testing import capture_logs
 
 from tests.core.worlds import Migration, Trouble, World
@@ -253,10 +254,14 @@ async def test_spans_of_the_background(world: World, traced: Traced) -> None:
         "zddm.batch.size": 1,
         "zddm.path.copied": 1,
     }
-    assert [(child[0], child[3]["zddm.store"]) for child in children] == [("read users", "old"), ("write", "new")]
+    assert [child[0] for child in children] == [
+        *("zddm.ledger.begin_copy", "read users", "zddm.ledger.open_to", "write", "zddm.ledger.end")
+    ]
     attributes, children = trees["zddm.compare_many"]
     assert attributes["zddm.path.different"] == 1
-    assert [child[3]["zddm.store"] for child in children] == ["old", "new"]
+    assert [child[0] for child in children] == [
+        *("zddm.ledger.begin_copy", "read users", "read", "zddm.ledger.alone", "zddm.ledger.end")
+    ]
     assert "secret" not in traced.text()
 
 
@@ -275,8 +280,8 @@ async def test_the_background_is_no_part_of_an_operation(
     assert parents["zddm.copy_many"] is None
 
 
-async def test_a_probe_has_no_span(world: World, traced: Traced) -> None:
-    """A probe is no operation's, so it is on no operation's span and has none of its own."""
+async def test_a_probe_has_a_span_of_its_own(world: World, traced: Traced) -> None:
+    """A probe is no operation's: it has a span of its own, a root, which tells of its call and of the guard."""
     migration = traced.migration(world, **options(guard=GUARD))
     await open_guard(migration)
     migration.clock.advance(2)
@@ -284,7 +289,105 @@ async def test_a_probe_has_no_span(world: World, traced: Traced) -> None:
     traced.exporter.clear()
     await migration.work()
     assert migration.stats().guard == "half_open"
-    assert traced.spans == ()
+    [(name, kind, status, attributes, happened, [child])] = traced.tree()
+    assert (name, kind, status, attributes) == ("zddm.probe", "INTERNAL", "UNSET", {"zddm.migration": "users"})
+    assert [event for event, _ in happened] == ["guard_half_open"]
+    assert (child[0], child[3]["zddm.store"]) == ("read", "new")
+
+
+async def test_a_probe_that_fails_has_its_error(world: World, traced: Traced) -> None:
+    """The span of a probe that New failed says so, by the class of the error, and that the guard stays open."""
+    migration = traced.migration(world, **options(guard=GUARD))
+    await open_guard(migration)
+    migration.new.outage()
+    traced.exporter.clear()
+    await probe(migration)
+    [span] = (span for span in traced.spans if span.name == "zddm.probe")
+    assert span.status.status_code.name == "ERROR"
+    assert (span.attributes or {})["error.type"] == "tests.core.worlds.Trouble"
+    assert [event.name for event in span.events] == ["new_failed", "guard_opened"]
+    assert "secret" not in traced.text()
+
+
+# --- links
+
+
+def requested(traced: Traced, number: int) -> Any:
+    """A caller's request, whose reads are linked to."""
+    return traced.provider.get_tracer("app").start_as_current_span(f"request-{number}")
+
+
+def linked(traced: Traced, name: str) -> list[int]:
+    """The spans that the one span of this name has links to."""
+    [span] = (span for span in traced.spans if span.name == name)
+    return [link.context.span_id for link in span.links]
+
+
+def ids(traced: Traced, name: str) -> list[int]:
+    return [span.context.span_id for span in traced.spans if span.name == name and span.context is not None]
+
+
+async def test_links_of_a_copy(world: World, traced: Traced) -> None:
+    """A copy in the background has a link to each read that it is made for, once for all keys of a batch."""
+    migration = traced.migration(world, **options(copy="background"))
+    migration.new.values.clear()
+    with requested(traced, 1):
+        await migration.read(KEY)
+    await migration.read_many(["a", "b"])
+    await migration.read(KEY)  # which waits already: what it waits for is the first read
+    await migration.work()
+    assert linked(traced, "zddm.copy_many") == [ids(traced, "zddm.read")[0], *ids(traced, "zddm.read_many")]
+    [span] = (span for span in traced.spans if span.name == "zddm.copy_many")
+    assert span.parent is None
+
+
+async def test_links_of_a_comparison(world: World, traced: Traced) -> None:
+    """A shadow comparison has links to the reads whose values it compares."""
+    migration = traced.migration(world, **options(shadow=Shadow(share=1)))
+    await migration.read(KEY)
+    await migration.read_many(["a", "b"])
+    await migration.work()
+    reads = [*ids(traced, "zddm.read"), *ids(traced, "zddm.read_many")]
+    assert sorted(linked(traced, "zddm.compare_many")) == sorted(reads)
+
+
+async def test_links_of_a_probe(world: World, traced: Traced) -> None:
+    """A probe has a link to the operation that found it due."""
+    migration = traced.migration(world, **options(guard=GUARD))
+    await open_guard(migration)
+    traced.exporter.clear()
+    await probe(migration)
+    assert linked(traced, "zddm.probe") == ids(traced, "zddm.read")
+
+
+async def test_at_most_so_many_links(world: World, traced: Traced) -> None:
+    """A span has 32 links and no more, however many reads it is made for."""
+    old = {f"k{number}": number for number in range(40)}
+    migration = traced.migration(world, **options(old=old, new={}, copy="background"))
+    for key in old:
+        await migration.read(key)
+    await migration.work()
+    links = linked(traced, "zddm.copy_many")
+    assert len(links) == len(set(links)) == 32
+    assert set(links) <= set(ids(traced, "zddm.read"))
+
+
+async def test_no_links_to_reads_that_nobody_sampled(world: World, traced: Traced) -> None:
+    """A read whose caller is not sampled is not linked to, by a copy or by a probe."""
+    migration = traced.migration(world, **options(copy="background", guard=GUARD))
+    await migration.read("absent")
+    migration.new.values.clear()
+    unsampled = SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(0))
+    with use_span(NonRecordingSpan(unsampled)):
+        await migration.read(KEY)
+    await migration.work()
+    assert linked(traced, "zddm.copy_many") == []
+    await open_guard(migration)
+    migration.clock.advance(2)
+    with use_span(NonRecordingSpan(unsampled)):
+        await migration.read(KEY)
+    await migration.work()
+    assert linked(traced, "zddm.probe") == []
 
 
 # --- metrics

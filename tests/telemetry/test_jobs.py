@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from opentelemetry.sdk.metrics.export import Sum
 from structlog.testing import capture_logs
 
 from tests.core.worlds import SCANNED, Job, Migration, World
-from tests.telemetry.snapshots import Traced, store, typed, warning
+from tests.telemetry.snapshots import Traced, ledger, store, typed, warning
 from tests.telemetry.test_metrics import Metered
 from zddm_flags import AsyncVerify, Verify
 from zddm_telemetry import events
@@ -45,8 +46,47 @@ def metered(caplog: pytest.LogCaptureFixture) -> Iterator[Metered]:
     metered.provider.shutdown()
 
 
-def page(job: str, children: Sequence[Any], happened: Sequence[Any] = (), **counts: int) -> Any:
-    """A span of one page of a job, as it must be."""
+BEGIN_COPY, ALONE, END, SAVE = (ledger(call) for call in ("begin_copy", "alone", "end", "save_checkpoint"))
+OPENED = warning("opened_wider", opened=1.0, before=0.0)
+LOOKED = [ledger("summary"), ledger("checkpoints")]
+TAKEN = [SAVE, ledger("checkpoints"), SAVE]  # the plan and the one part
+SAVED = [ledger("summary"), SAVE]
+
+
+def run(job: str, children: Sequence[Any], pages: int, traced: int | None = None, **about: Any) -> Any:
+    """The span of a run that finished, as it must be. `about`: what is told of the job, and the outcomes."""
+    told = ("state", "rows", "resumed", "parts", "dry_run")
+    attributes: dict[str, Any] = {
+        "zddm.migration": "users",
+        "zddm.job.state": "finished",
+        "zddm.job.pages": pages,
+        "zddm.job.pages_traced": pages if traced is None else traced,
+        **({} if job == "repair" else {"zddm.job.resumed": False, "zddm.job.parts": 1}),
+        **{f"zddm.job.{name}": value for name, value in about.items() if name in told},
+        **{f"zddm.rows.{outcome}": rows for outcome, rows in about.items() if outcome not in told},
+    }
+    return (f"zddm.{job}", "INTERNAL", "UNSET", attributes, [], list(children))
+
+
+def page(job: str, children: Sequence[Any], rows: int, happened: Sequence[Any] = ()) -> Any:
+    """The span of one page of a run, as it must be."""
+    attributes = {"zddm.migration": "users", "zddm.job.rows": rows}
+    if job != "repair":
+        attributes["zddm.job.part"] = 0
+    return (f"zddm.{job}.page", "INTERNAL", "UNSET", attributes, list(happened), list(children))
+
+
+def runs(traced: Traced) -> list[Any]:
+    """Every trace, without the names of the runs, which nobody knows before."""
+    tree = traced.tree()
+    for name, _, _, attributes, *_ in tree:
+        if name in ("zddm.backfill", "zddm.verify"):
+            assert re.fullmatch("[0-9a-f]{16}", attributes.pop("zddm.job.run"))
+    return tree
+
+
+def many(job: str, children: Sequence[Any], happened: Sequence[Any] = (), **counts: int) -> Any:
+    """A span of keys of a page, as it must be."""
     attributes: dict[str, Any] = {
         "zddm.migration": "users",
         "zddm.gate.rate": 1.0,
@@ -60,6 +100,12 @@ def verify(migration: Migration, page_size: int = 2) -> Job:
     """A verify, which waits for nothing in real time."""
     make: Any = Verify if migration.world.blocking else AsyncVerify
     return Job(migration, make(migration.proxy, page_size=page_size, clock=migration.clock))
+
+
+def without_ledger(tree: Sequence[Any]) -> list[Any]:
+    """Spans without those of calls to the ledger."""
+    kept = [each for each in tree if not each[0].startswith("zddm.ledger.")]
+    return [(*about, without_ledger(children)) for *about, children in kept]
 
 
 def names(tree: Sequence[Any]) -> list[Any]:
@@ -77,20 +123,19 @@ async def left_stale(migration: Migration) -> None:
 
 
 async def test_spans_of_a_backfill(world: World, traced: Traced) -> None:
-    """Each page of a backfill is one span with counts by outcome; the calls that copy it are its children."""
+    """A run is one trace: below it are its pages, and below these the calls that copy keys, and save the page."""
     migration = traced.migration(world, old=dict.fromkeys(KEYS[:3], VALUE), new={KEYS[0]: VALUE}, **METHODS)
     await migration.backfill(page_size=2).run()
-    assert typed(traced.tree()) == typed(
-        [
-            page(
-                "backfill",
-                [store("new", "read", size=2), store("old", "read"), store("new", "write")],
-                copied=1,
-                present=1,
-            ),
-            page("backfill", [store("new", "read"), store("old", "read"), store("new", "write")], copied=1),
-        ]
-    )
+    copied = [BEGIN_COPY, store("old", "read"), store("new", "write"), END]
+    first = [
+        *(ledger("summary"), ledger("open_to"), store("old", "scan", size=2)),
+        many("backfill", [store("new", "read", size=2), ledger("dirty"), *copied], copied=1, present=1),
+        SAVE,
+    ]
+    second = [store("old", "scan", size=2), many("backfill", [store("new", "read"), *copied], copied=1), SAVE]
+    pages = [page("backfill", first, 2, [OPENED]), page("backfill", second, 1)]
+    children = [*LOOKED, *TAKEN, *pages, *SAVED]
+    assert typed(runs(traced)) == typed([run("backfill", children, 2, rows=3, copied=2, present=1)])
 
 
 async def test_spans_of_a_verify(world: World, traced: Traced) -> None:
@@ -100,14 +145,19 @@ async def test_spans_of_a_verify(world: World, traced: Traced) -> None:
     differ = {"keys": 1, "hashes": str([f"{migration.gate.locate(KEYS[0])[0]:016x}"])}
     extra = {"keys": 1, "hashes": str([f"{migration.gate.locate(KEYS[3])[0]:016x}"])}
     await verify(migration).run()
-    reads = [store("old", "read"), store("new", "read")]
-    assert typed(traced.tree()) == typed(
-        [
-            page("verify", reads, [warning("keys_differ", **differ, suppressed=0)], different=1),  # it is changed
-            page("verify", reads, different=1),  # New lacks it: nothing is marked
-            page("verify", reads, [warning("keys_differ", **extra)], different=1),
-        ]
-    )
+    calls = [BEGIN_COPY, store("old", "read"), store("new", "read"), ALONE]
+    changed = many("verify", [*calls, END], [warning("keys_differ", **differ, suppressed=0)], different=1)
+    missing = many("verify", [*calls, ledger("withdraw")], different=1)  # New lacks it: nothing is marked
+    more = many("verify", [*calls, END], [warning("keys_differ", **extra)], different=1)
+    scans = [store("old", "scan", size=2), store("new", "scan", size=2)]
+    pages = [
+        page("verify", [*scans, changed, SAVE], 2),
+        page("verify", [*scans, missing, SAVE], 1),
+        page("verify", [more, SAVE], 0),
+    ]
+    children = [*LOOKED, store("new", "scan"), *TAKEN, *pages, *SAVED]
+    counts = {"equal": 1, "changed": 1, "marked": 2, "missing": 1, "not_opened": 1, "extra": 1}
+    assert typed(runs(traced)) == typed([run("verify", children, 3, rows=3, **counts)])
 
 
 async def test_spans_of_a_verify_that_is_unsure(world: World, traced: Traced) -> None:
@@ -127,10 +177,21 @@ async def test_spans_of_a_verify_that_is_unsure(world: World, traced: Traced) ->
     job = verify(migration, page_size=10)
     job.time.hooks.append(finish)
     await job.run()
-    reads = [store("old", "read"), store("new", "read")]
-    assert typed(traced.tree()) == typed(
-        [page("verify", reads, equal=1, unsure=1), page("verify", reads, equal=1)]
+    withdrawn = ledger("withdraw")
+    reads = [store("old", "read"), store("new", "read"), withdrawn]
+    compared = [each for each in _below(traced.tree()) if each[0] == "zddm.verify_many"]
+    assert typed(compared) == typed(
+        [
+            many("verify", [ledger("begin_copy", 2), *reads], equal=1, unsure=1),
+            many("verify", [BEGIN_COPY, *reads], equal=1),
+        ]
     )
+
+
+def _below(tree: Sequence[Any]) -> Iterator[Any]:
+    for each in tree:
+        yield each
+        yield from _below(each[-1])
 
 
 async def test_spans_of_a_repair(world: World, traced: Traced) -> None:
@@ -140,12 +201,15 @@ async def test_spans_of_a_repair(world: World, traced: Traced) -> None:
     await left_stale(migration)
     traced.exporter.clear()
     await migration.repair(delete_extra=True).run()
-    assert typed(traced.tree()) == typed(
-        [
-            page("repair", [store("old", "read"), store("new", "write")], copied=1),
-            page("repair", [store("old", "read"), store("new", "delete")], absent=1),
-        ]
-    )
+    reads = [store("old", "read", size=2), store("new", "read")]
+    begun = [BEGIN_COPY, store("old", "read")]
+    copies = [
+        many("repair", [*begun, store("new", "write"), END], copied=1),
+        many("repair", [*begun, store("new", "delete"), END], absent=1),
+    ]
+    children = [ledger("summary"), page("repair", [*reads, *copies], 2)]
+    counts = {"rows": 2, "dry_run": False, "copied": 1, "deleted": 1}
+    assert typed(runs(traced)) == typed([run("repair", children, 1, **counts)])
 
 
 async def test_spans_within_the_callers(world: World, traced: Traced) -> None:
@@ -156,12 +220,14 @@ async def test_spans_within_the_callers(world: World, traced: Traced) -> None:
     with traced.provider.get_tracer("app").start_as_current_span("nightly"):
         await migration.backfill(page_size=2).run()
         await verify(migration).run()
-    copied = ("zddm.backfill_many", [("read users:v2", []), ("read users", []), ("write users:v2", [])])
+    tree = without_ledger(traced.tree())
     scan_old, scan_new = ("scan users", []), ("scan users:v2", [])
-    compared = [scan_new, scan_old, scan_new, scan_old, scan_new]  # the first one looks whether New can be walked
-    assert names(traced.tree()) == [("nightly", [scan_old, copied, scan_old, copied, *compared])]
-    scan = traced.tree()[0][-1][0]
-    assert typed(scan) == typed(store("old", "scan", size=2))
+    copied = ("zddm.backfill_many", [("read users:v2", []), ("read users", []), ("write users:v2", [])])
+    backfill = ("zddm.backfill", [("zddm.backfill.page", [scan_old, copied])] * 2)
+    compared = ("zddm.verify.page", [scan_old, scan_new])
+    # The first scan looks whether New can be walked; the last page is of what only New may have.
+    walked = ("zddm.verify", [scan_new, compared, compared, ("zddm.verify.page", [])])
+    assert names(tree) == [("nightly", [backfill, walked])]
 
 
 async def test_a_failed_page(world: World, traced: Traced) -> None:
@@ -175,11 +241,14 @@ async def test_a_failed_page(world: World, traced: Traced) -> None:
 
     job.time.hooks.append(recover)
     await job.run()
-    failed, done = traced.tree()
+    failed, done = (each for each in _below(without_ledger(traced.tree())) if each[0] == "zddm.backfill_many")
     trouble = "tests.core.worlds.Trouble"
     assert (failed[2], failed[3]["error.type"]) == ("ERROR", trouble)
     assert typed(failed[-1]) == typed([store("new", "read"), store("old", "read", trouble)])
     assert (done[2], done[3]["zddm.path.copied"]) == ("UNSET", 1)
+    [(_, _, status, _, happened, _)] = traced.tree()
+    waited = ("zddm.waiting", {"zddm.migration": "users", "zddm.why": "a store or the ledger fails: Trouble"})
+    assert (status, happened) == ("UNSET", [waited])
 
 
 async def everything(migration: Migration) -> None:

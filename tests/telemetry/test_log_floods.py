@@ -62,7 +62,7 @@ def occurrences(logs: Sequence[Any], event: str) -> int:
     )
 
 
-@pytest.mark.parametrize("guard", [None, Guard()], ids=["no guard", "guard"])
+@pytest.mark.parametrize("guard", [None, Guard(open_seconds=60)], ids=["no guard", "guard"])
 def test_an_outage_of_new_under_threads(guard: Guard | None) -> None:
     """8 threads that go on while New raises write a handful of lines, and each failure is counted in one."""
     with capture_logs() as logs:
@@ -141,3 +141,29 @@ async def test_a_ledger_that_fails_now_and_then(world: World, clock: Seconds) ->
     lines = Counter(log["event"] for log in logs)
     assert set(lines) >= {"ledger_failed", "keys_marked"}
     assert max(lines.values()) <= HOUR / 10 + 1, lines
+
+
+def test_what_the_parent_left_out_is_the_parents_to_tell() -> None:
+    """The child of a fork does not tell of its parent's failures a second time."""
+    with capture_logs() as logs:
+        proxy = failed_twice()
+        proxy._after_fork()  # what the hook calls
+        proxy.disable()
+    assert occurrences(logs, "new_failed") == 1
+
+
+def test_a_kill_in_a_signal_handler() -> None:
+    """A handler that disables the proxy may come while its own thread is counting what is left out."""
+    with capture_logs() as logs:
+        proxy = failed_twice()
+        with proxy._telemetry._limit_lock:  # as it is in the middle of `report_limited`
+            proxy.disable()
+    assert occurrences(logs, "new_failed") == 2
+
+
+def failed_twice() -> Proxy[str, int]:
+    """A proxy that has logged one failure of New, and left one out."""
+    proxy = Proxy(TrafficGate(1.0), InMemoryAdapter[str, int](), Down(), guard=None)
+    proxy.write("a", 1)
+    proxy.write("b", 1)
+    return proxy

@@ -6,6 +6,7 @@ same traces.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,15 +15,16 @@ from typing import Any
 import pytest
 
 from tests.core.worlds import MANY, SCANNED, Job, Migration, Trouble, World
-from tests.otlp import OtlpReceiver
-from tests.telemetry.exported import Exported, compare, exporting, scenes_of
-from tests.telemetry.test_spans import KEY, NEW, OLD, VALUE
-from zddm_flags import AsyncVerify, Copies, Guard, Rollout, Shadow, StoreInfo, Verify
+from tests.otlp import OtlpReceiver, Tree
+from tests.telemetry.exported import Exported, compare, exporting, rendered, scenes_of
+from tests.telemetry.snapshots import KEY, LEDGER, NEW, OLD, VALUE
+from tests.worlds import settle
+from zddm_flags import AsyncVerify, Guard, Rollout, Shadow, Verify
 from zddm_flags.errors import LedgerUnavailable, NotApplied, OperationTimedOut
+from zddm_flags.rollout import Evaluation
 from zddm_telemetry import events
 from zddm_telemetry.version import VERSION
 
-LEDGER = StoreInfo(system="postgresql", collection="zddm", namespace="shop")
 GUARD = Guard(min_calls=2, open_seconds=1.0, max_open_seconds=2.0, trial_calls=1)
 OTHER = "secret-other-value"
 KEYS = [f"{KEY}-{number}" for number in range(4)]
@@ -59,25 +61,26 @@ class Scene:
     """What is done, in what state. The traces of `before` are not looked at."""
 
     do: Do
-    before: Callable[[Migration], Awaitable[object] | object] = field(default=lambda _: None)
+    before: Callable[[Migration], object] = field(default=lambda _: None)
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    rate: Callable[[], Any] = field(default=lambda: 1.0)  # or a source of rates
 
 
 async def play(scene: Scene, world: World, exported: Exported) -> None:
     """Do what the scene says, in a migration of Old and New that tell what they are, with a shared ledger."""
     given = {"old_info": OLD, "new_info": NEW, "ledger_info": LEDGER, "guard": GUARD}
-    options = {"rate": 1.0, **given, "telemetry": exported.telemetry(), **scene.options}
-    migration = world.migration(options.pop("rate"), **options)
-    arranged = scene.before(migration)
-    if arranged is not None:
-        await arranged
+    options = {**given, "telemetry": exported.telemetry(), **scene.options}
+    migration = world.migration(scene.rate(), **options)
+    await settle(scene.before(migration))
     exported.forget()
     with contextlib.suppress(Trouble, NotApplied, LedgerUnavailable, OperationTimedOut):
         await scene.do(migration)
 
 
-async def check(group: str, name: str, scenes: Mapping[str, Scene], world: World, exported: Exported) -> None:
-    """Play a scene, and compare its traces with those that are written down."""
+async def check(
+    group: str, name: str, scenes: Mapping[str, Scene], world: World, exported: Exported, *, call: str = ""
+) -> None:
+    """Play a scene, and compare its traces with those that are written down, where a `call` is called `write`."""
     await play(scenes[name], world, exported)
     traces = exported.traces()
     assert "secret" not in repr(traces), "no key, no value, no error's text"
@@ -85,7 +88,8 @@ async def check(group: str, name: str, scenes: Mapping[str, Scene], world: World
     assert {(span.scope, span.scope_version, span.service) for span in spans} == {("zddm", VERSION, "shop")}
     assert all(child.span.start >= tree.span.start for tree in traces for child in tree.children)
     assert all(child.span.end <= tree.span.end for tree in traces for child in tree.children)
-    compare(group, name, traces)
+    text = rendered(traces)
+    compare(group, name, text.replace(call, "write") if call else text)
 
 
 # -- what scenes are made of
@@ -173,6 +177,11 @@ async def guard_opens(migration: Migration) -> None:
     migration.new.recover()
 
 
+async def guard_tries(migration: Migration) -> None:
+    await guard_opens(migration)
+    await probe(migration)
+
+
 async def written_without_the_ledger(migration: Migration) -> None:
     migration.ledger.outage(methods=["begin"])
     await migration.write(KEY, VALUE)
@@ -196,6 +205,43 @@ async def read(migration: Migration) -> None:
     await migration.read(KEY)
 
 
+class Flag:
+    """A flag system, which tells all that it knows of how its rollout came about."""
+
+    flag_key = "users-migration"
+
+    def __init__(self) -> None:
+        self._listeners: list[Callable[[Rollout], None]] = []
+        self.evaluation = self._evaluated(1.0)
+
+    @property
+    def rollout(self) -> Rollout:
+        return self.evaluation.rollout
+
+    def subscribe(self, listener: Callable[[Rollout], None]) -> Callable[[], None]:
+        self._listeners.append(listener)
+        listener(self.rollout)
+        return lambda: None
+
+    def change(self, rate: float) -> None:
+        self.evaluation = self._evaluated(rate)
+        for listener in self._listeners:
+            listener(self.rollout)
+
+    def _evaluated(self, rate: float) -> Evaluation:
+        about = {"provider": "flags", "variant": "1", "reason": "fallthrough", "context_id": "service:shop"}
+        return Evaluation(Rollout.of(rate), self.flag_key, **about)
+
+
+async def read_at_two_rates(migration: Migration) -> None:
+    await read(migration)
+    await read(migration)
+    flag = migration.gate.source
+    assert isinstance(flag, Flag)
+    flag.change(0.5)
+    await read(migration)
+
+
 READS = {
     "old": Scene(read, close_gate, HELD),
     "old, for the gate was closed meanwhile": Scene(read, killed_after("ledger", "dirty"), HELD),
@@ -212,11 +258,13 @@ READS = {
     "new_failed": Scene(read, new_fails, HELD),
     "new_failed, with the copy": Scene(read, lambda migration: migration.new.outage(methods=["write"]), OLD_ONLY),
     "guard_open": Scene(read, guard_opens, HELD),
+    "new_hit, by a call that the guard tries": Scene(read, guard_tries, HELD),
     "ledger_failed": Scene(read, ledger_fails("dirty"), HELD),
     "ledger_failed, with the copy": Scene(read, ledger_fails("begin_copy"), OLD_ONLY),
     "ledger_failed, when it was written": Scene(read, written_without_the_ledger, AVAILABLE),
     "old_failed": Scene(read, lambda migration: (close_gate(migration), old_fails(migration))[-1], HELD),
     "old_failed, after New lacked it": Scene(read, old_fails),
+    "new_hit, the first one after a change of the flag": Scene(read_at_two_rates, options=HELD, rate=Flag),
 }
 
 
@@ -226,7 +274,7 @@ async def test_reads(world: World, exported: Exported, name: str) -> None:
     await check("reads", name, READS, world, exported)
 
 
-CHANGES: dict[str, tuple[Callable[[Migration], Awaitable[object] | object], dict[str, Any]]] = {
+CHANGES: dict[str, tuple[Callable[[Migration], object], dict[str, Any]]] = {
     "old": (close_gate, {}),
     "disabled": (disable, {}),
     "both, New opened by it": (lambda _: None, {}),
@@ -266,8 +314,35 @@ def changes(call: str) -> dict[str, Scene]:
 @pytest.mark.parametrize("call", ["write", "delete"])
 @pytest.mark.parametrize("name", CHANGES)
 async def test_changes(world: World, exported: Exported, call: str, name: str) -> None:
-    """Each path of a write and of a delete is one trace, as it is written down."""
-    await check(f"{call}s", name, changes(call), world, exported)
+    """Each path of a write and of a delete is one trace, as it is written down for both."""
+    await check("writes", name, changes(call), world, exported, call=call)
+    spans = [span.attributes for tree in exported.traces() for span in tree]
+    assert {each["db.operation.name"] for each in spans if "zddm.store" in each} <= {call}
+
+
+@pytest.mark.parametrize("world", ["asyncio"], indirect=True)  # nobody cancels a thread
+async def test_a_read_that_is_cancelled(world: World, exported: Exported) -> None:
+    """A read that is cancelled while Old is asked ends in error, with all its spans, and was served by nobody."""
+    reached = asyncio.Event()
+
+    async def hold() -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    def arrange(migration: Migration) -> None:
+        close_gate(migration)
+        migration.old.before["read"] = hold
+
+    task = asyncio.ensure_future(play(Scene(read, arrange), world, exported))
+    await reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    [tree] = exported.traces()
+    assert tree.names() == ("zddm.read", [("read users", [])])
+    for span in tree:
+        assert (span.status, span.attributes["error.type"]) == ("ERROR", "asyncio.exceptions.CancelledError")
+    assert "zddm.served_by" not in tree.span.attributes
 
 
 # -- batches
@@ -297,7 +372,7 @@ BATCHES = {
     "read_many": Scene(read_many, one_of_each, ALL_MANY),
     "read_many, of stores without batches": Scene(read_many, one_of_each),
     "read_many, in chunks": Scene(read_many, options={**ALL_MANY, "max_batch": 2}),
-    "read_many, half of it in Old only": Scene(read_many, options={**ALL_MANY, "rate": 0.5}),
+    "read_many, half of it in Old only": Scene(read_many, options=ALL_MANY, rate=lambda: 0.5),
     "read_many, where New fails": Scene(read_many, new_fails, ALL_MANY),
     "read_many, where the ledger fails": Scene(read_many, ledger_fails("dirty"), ALL_MANY),
     "read_many, where Old fails": Scene(read_many, old_fails, ALL_MANY),
@@ -390,6 +465,10 @@ async def backfill(migration: Migration) -> None:
     await migration.backfill(page_size=2, parts=1).run()
 
 
+async def backfill_by_one(migration: Migration) -> None:
+    await migration.backfill(page_size=1, parts=1).run()
+
+
 async def backfill_in_parts(migration: Migration) -> None:
     await migration.backfill(page_size=2, parts=2).run()
 
@@ -421,7 +500,7 @@ async def backfill_that_is_stopped(migration: Migration) -> None:
     async def stop() -> None:
         job.stop()
 
-    migration.new.after["write"] = stop
+    migration.new.after["write_many"] = stop
     await job.run()
     await migration.backfill(page_size=2, parts=1).run()
 
@@ -460,9 +539,7 @@ BOTH: dict[str, Any] = {"old": dict.fromkeys(KEYS, VALUE), "new": dict.fromkeys(
 RUNS = {
     "a backfill": Scene(backfill, options={**THREE, "new": {KEYS[0]: VALUE}, **JOBS}),
     "a backfill in parts": Scene(backfill_in_parts, options={**THREE, **JOBS}),
-    "a backfill that waits": Scene(
-        backfill_that_waits, options={**OLD_ONLY, **JOBS, "rate": Rollout(read=0.0, write=0.0)}
-    ),
+    "a backfill that waits": Scene(backfill_that_waits, options={**OLD_ONLY, **JOBS}, rate=lambda: 0.0),
     "a backfill, where Old fails": Scene(backfill_where_old_fails, options={**OLD_ONLY, **JOBS}),
     "a backfill that is stopped, and goes on": Scene(backfill_that_is_stopped, options={**THREE, **JOBS}),
     "a verify": Scene(verify_what_differs, options=DIFFERING),
@@ -478,11 +555,25 @@ async def test_jobs(world: World, exported: Exported, name: str) -> None:
     await check("jobs", name, RUNS, world, exported)
 
 
+async def test_a_run_of_many_pages(world: World, exported: Exported) -> None:
+    """Ten pages are traced. Of those that follow, ever so many, the trace has nothing but their number."""
+    runs: list[Tree] = []
+    for keys in (10, 14):
+        exported.forget()
+        old = {f"{KEY}-{number:02}": VALUE for number in range(keys)}
+        await play(Scene(backfill_by_one, options={"old": old, **JOBS}), world, exported)
+        runs += exported.traces()
+    ten, more = runs
+    assert [tree.span.attributes["zddm.job.pages"] for tree in runs] == [10, 14]
+    assert [len(tree.find("zddm.backfill.page")) for tree in runs] == [10, 10]
+    assert more.names() == ten.names()
+
+
 # -- all of it
 
 
 def test_every_trace_that_is_written_down_is_compared() -> None:
     """No section of the files is left over from a scene that is no more."""
-    scenes = {"reads": READS, "writes": CHANGES, "deletes": CHANGES, "batches": BATCHES, "background": BACKGROUND}
-    for group, names in {**scenes, "jobs": RUNS}.items():
+    scenes = {"reads": READS, "writes": CHANGES, "batches": BATCHES, "background": BACKGROUND, "jobs": RUNS}
+    for group, names in scenes.items():
         assert set(scenes_of(group)) == set(names)

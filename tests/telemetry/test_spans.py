@@ -13,21 +13,23 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler
 
-from tests.core.worlds import Migration, Trouble, World
+from tests.core.worlds import MANY, Migration, Trouble, World
 from tests.telemetry.snapshots import (
     KEY,
     VALUE,
     Traced,
+    ledger,
     operation,
     store,
     typed,
     warning,
 )
-from zddm_flags import Rollout, TrafficGate
+from zddm_flags import Guard, Rollout, Shadow, TrafficGate
 from zddm_flags.errors import LedgerUnavailable, NotApplied
+from zddm_flags.rollout import Evaluation
 from zddm_telemetry import events
 
 Run = Callable[[Migration], Any]
@@ -43,6 +45,7 @@ def failures(monkeypatch: pytest.MonkeyPatch) -> set[type[BaseException]]:
 
 TROUBLE = "tests.core.worlds.Trouble"
 OPENED = warning("opened_wider", opened=1.0, before=0.0)
+DIRTY, BEGIN, OPEN, END = (ledger(call) for call in ("dirty", "begin", "open_to", "end"))
 
 
 def _nothing(_: Migration) -> None:
@@ -88,7 +91,7 @@ READS: dict[str, tuple[dict[str, str], dict[str, str], Callable[[Migration], Non
         {KEY: VALUE},
         {KEY: VALUE},
         _nothing,
-        operation("read", "new_hit", [store("new", "read")]),
+        operation("read", "new_hit", [DIRTY, store("new", "read")], dirty=False),
     ),
     "copied": (
         {KEY: VALUE},
@@ -97,7 +100,16 @@ READS: dict[str, tuple[dict[str, str], dict[str, str], Callable[[Migration], Non
         operation(
             "read",
             "copied",
-            [store("new", "read"), store("old", "read"), store("new", "write")],
+            [
+                DIRTY,
+                store("new", "read"),
+                ledger("begin_copy"),
+                store("old", "read"),
+                OPEN,
+                store("new", "write"),
+                END,
+            ],
+            dirty=False,
             events=[OPENED],
         ),
     ),
@@ -105,7 +117,20 @@ READS: dict[str, tuple[dict[str, str], dict[str, str], Callable[[Migration], Non
         {},
         {},
         _nothing,
-        operation("read", "miss", [store("new", "read"), store("old", "read")], events=[OPENED]),
+        operation(
+            "read",
+            "miss",
+            [
+                DIRTY,
+                store("new", "read"),
+                ledger("begin_copy"),
+                store("old", "read"),
+                OPEN,
+                END,
+            ],
+            dirty=False,
+            events=[OPENED],
+        ),
     ),
     "new_failed": (
         {KEY: VALUE},
@@ -114,7 +139,8 @@ READS: dict[str, tuple[dict[str, str], dict[str, str], Callable[[Migration], Non
         operation(
             "read",
             "new_failed",
-            [store("new", "read", TROUBLE), store("old", "read")],
+            [DIRTY, store("new", "read", TROUBLE), store("old", "read")],
+            dirty=False,
             events=[warning("new_failed", operation="read", error="Trouble", suppressed=0)],
         ),
     ),
@@ -125,7 +151,7 @@ READS: dict[str, tuple[dict[str, str], dict[str, str], Callable[[Migration], Non
         operation(
             "read",
             "ledger_failed",
-            [store("old", "read")],
+            [ledger("dirty", error=TROUBLE), store("old", "read")],
             events=[warning("ledger_failed", call="dirty", error="Trouble", suppressed=0)],
         ),
     ),
@@ -160,19 +186,37 @@ async def test_spans_of_a_dirty_read(world: World) -> None:
     await migration.write(KEY, VALUE)
     traced.exporter.clear()
     await migration.read(KEY)
-    assert typed(traced.tree()) == typed([operation("read", "dirty", [store("old", "read")])])
+    calls = [DIRTY, ledger("reap"), ledger("summary"), ledger("begin_copy"), store("old", "read")]
+    assert typed(traced.tree()) == typed([operation("read", "dirty", calls, dirty=True)])
+
+
+async def test_spans_of_a_stale_read(world: World) -> None:
+    """A read that copies a stale key asks Old alone, and says that the key was stale."""
+    traced = Traced()
+    migration = traced.migration(world, old={KEY: VALUE}, new={KEY: "before"})
+    await left_stale(migration)
+    traced.exporter.clear()
+    await migration.read(KEY)
+    calls = [
+        *(DIRTY, ledger("reap"), ledger("summary"), ledger("begin_copy")),
+        *(store("old", "read"), store("new", "write"), ledger("end")),
+    ]
+    assert typed(traced.tree()) == typed([operation("read", "copied", calls, dirty=True)])
 
 
 CHANGES: dict[str, tuple[Callable[[Migration], None], Callable[[str], Any]]] = {
     "old": (
         _close_gate,
-        lambda name: operation(name, "old", [store("old", name)], rate=0.0, passed=False, stale=False),
+        lambda name: operation(name, "old", [BEGIN, store("old", name), END], rate=0.0, passed=False, stale=False),
     ),
-    "disabled": (_disable, lambda name: operation(name, "disabled", [store("old", name)], stale=False)),
+    "disabled": (
+        _disable,
+        lambda name: operation(name, "disabled", [BEGIN, store("old", name), END], stale=False),
+    ),
     "both": (
         _nothing,
         lambda name: operation(
-            name, "both", [store("old", name), store("new", name)], stale=False, events=[OPENED]
+            name, "both", [BEGIN, store("old", name), OPEN, store("new", name), END], stale=False, events=[OPENED]
         ),
     ),
     "new_failed": (
@@ -180,7 +224,7 @@ CHANGES: dict[str, tuple[Callable[[Migration], None], Callable[[str], Any]]] = {
         lambda name: operation(
             name,
             "new_failed",
-            [store("old", name), store("new", name, TROUBLE)],
+            [BEGIN, store("old", name), OPEN, store("new", name, TROUBLE)],
             stale=True,
             events=[OPENED, warning("new_failed", operation=name, error="Trouble", suppressed=0)],
         ),
@@ -190,7 +234,7 @@ CHANGES: dict[str, tuple[Callable[[Migration], None], Callable[[str], Any]]] = {
         lambda name: operation(
             name,
             "ledger_failed",
-            [],
+            [ledger("begin", error=TROUBLE)] * 3,
             error="zddm_flags.errors.LedgerUnavailable",
             events=[
                 warning("ledger_failed", call="begin", error="Trouble", suppressed=0),
@@ -200,9 +244,17 @@ CHANGES: dict[str, tuple[Callable[[Migration], None], Callable[[str], Any]]] = {
     ),
     "old raises": (
         _old_fails,
-        lambda name: operation(name, "old_failed", [store("old", name, TROUBLE)], error=TROUBLE),
+        lambda name: operation(name, "old_failed", [BEGIN, store("old", name, TROUBLE)], error=TROUBLE),
     ),
 }
+
+
+async def left_stale(migration: Migration) -> None:
+    """Write the key while New is not to be touched."""
+    migration.rows.open_to(1.0)
+    migration.proxy.disable()
+    await migration.write(KEY, VALUE)
+    migration.proxy.enable()
 
 
 @pytest.mark.parametrize("path", CHANGES)
@@ -227,7 +279,9 @@ async def test_stale_marked(world: World) -> None:
     await migration.write(KEY, VALUE)
     migration.proxy.disable()
     await migration.write(KEY, VALUE)
-    marks = [(span.attributes or {}).get("zddm.stale_marked") for span in traced.spans if "zddm." in span.name]
+    marks = [
+        (span.attributes or {}).get("zddm.stale_marked") for span in traced.spans if span.name == "zddm.write"
+    ]
     assert marks == [False, True]
 
 
@@ -255,7 +309,15 @@ async def test_spans_of_a_batch(world: World) -> None:
                     "zddm.path.new_hit": 1,
                 },
                 [OPENED],
-                [store("new", "read", size=4), store("old", "read", size=3), store("new", "write", size=2)],
+                [
+                    ledger("dirty", 4),
+                    store("new", "read", size=4),
+                    ledger("begin_copy", 3),
+                    store("old", "read", size=3),
+                    OPEN,
+                    store("new", "write", size=2),
+                    ledger("end", 3),
+                ],
             ),
             (
                 "zddm.write_many",
@@ -263,7 +325,12 @@ async def test_spans_of_a_batch(world: World) -> None:
                 "UNSET",
                 {**batch, "zddm.batch.size": 2, "zddm.path.both": 2, "zddm.stale_marked": False},
                 [],
-                [store("old", "write", size=2), store("new", "write", size=2)],
+                [
+                    ledger("begin", 2),
+                    store("old", "write", size=2),
+                    store("new", "write", size=2),
+                    ledger("end", 2),
+                ],
             ),
         ]
     )
@@ -365,7 +432,9 @@ async def test_child_of_the_callers_span(world: World) -> None:
     assert trace.get_current_span() is trace.INVALID_SPAN
     [(name, *_, children)] = traced.tree()
     assert (name, [child[0] for child in children]) == ("request", ["zddm.write", "zddm.write"])
-    assert [child[0] for child in children[0][-1]] == ["write users", "write users:v2"]
+    assert [child[0] for child in children[0][-1]] == [
+        *("zddm.ledger.begin", "write users", "zddm.ledger.open_to", "write users:v2", "zddm.ledger.end")
+    ]
 
 
 async def test_spans_within_a_store_call_are_its_children(world: World) -> None:
@@ -388,6 +457,7 @@ async def test_context_across_tasks_and_threads(world: World) -> None:
     traced = Traced()
     migration = traced.migration(world)
     migration.old.pause = migration.new.pause = world.pause
+    migration.rows.open_to(1.0)
     tracer = traced.provider.get_tracer("app")
 
     async def request(number: int) -> None:
@@ -401,7 +471,10 @@ async def test_context_across_tasks_and_threads(world: World) -> None:
     assert len(tree) == 16
     for _, _, _, _, _, children in tree:
         assert [child[0] for child in children] == ["zddm.write", "zddm.read"]
-        assert [len(child[-1]) for child in children] == [2, 1]
+        assert [[name for name, *_ in child[-1]] for child in children] == [
+            [*("zddm.ledger.begin", "write users", "write users:v2", "zddm.ledger.end")],
+            ["zddm.ledger.dirty", "read users:v2"],
+        ]
 
 
 async def test_context_of_a_cancelled_task() -> None:
@@ -422,7 +495,11 @@ async def test_context_of_a_cancelled_task() -> None:
         await task
     errors = {span.name: (span.attributes or {}).get("error.type") for span in traced.spans}
     cancelled = "asyncio.exceptions.CancelledError"
-    assert errors == {"write users": None, "write users:v2": cancelled, "zddm.write": cancelled}
+    assert errors == {
+        **dict.fromkeys(["zddm.ledger.begin", "write users", "zddm.ledger.open_to"]),  # the token is left
+        "write users:v2": cancelled,
+        "zddm.write": cancelled,
+    }
 
 
 # --- Sampling
@@ -533,6 +610,109 @@ async def test_broken_sampler(world: World, failures: set[type[BaseException]]) 
     """A sampler that raises hurts no operation."""
     await works(world, Traced(sampler=BrokenSampler()))
     assert failures == {Trouble}
+
+
+ALL = (*MANY, "scan", "partitions", "count")
+
+
+class Follows:
+    """A source of a rate that names a flag and says how the rate came about."""
+
+    flag_key = "users-migration-rate"
+    rollout = Rollout.of(1.0)
+    evaluation = Evaluation(rollout, flag_key, "acme", "1", "split", None, "service:users")
+
+    def subscribe(self, listener: Callable[[Rollout], None]) -> Callable[[], None]:
+        listener(self.rollout)
+        return lambda: None
+
+
+async def works_beside(world: World, traced: Traced) -> None:
+    """Copies, comparisons, a probe, jobs and a flag's evaluation: all is done as without telemetry."""
+    migration = traced.migration(
+        world,
+        old={KEY: VALUE, "a": VALUE, "b": VALUE},
+        old_methods=ALL,
+        new_methods=ALL,
+        copy="background",
+        shadow=Shadow(share=1),
+        guard=Guard(min_calls=1, trial_calls=1),
+    )
+    migration.gate = TrafficGate(Follows())
+    migration = migration.made_by(migration._make)
+    before = trace.get_current_span()
+    assert await migration.read_many([KEY, "a"]) == {KEY: VALUE, "a": VALUE}
+    await migration.work()
+    assert set(migration.new.values) == {KEY, "a"}
+    assert await migration.read(KEY) == VALUE
+    migration.new.outage()
+    assert await migration.read(KEY) == VALUE
+    migration.new.recover()
+    migration.clock.advance(100)
+    assert await migration.read("a") == VALUE
+    await migration.work()
+    assert migration.stats().guard == "closed"  # by the probe, and a comparison as the trial
+    job = migration.backfill(page_size=1)
+    migration.old.outage(methods=["scan"])
+
+    async def recover() -> None:
+        migration.old.recover()
+
+    job.time.hooks.append(recover)
+    assert (await job.run()).complete
+    assert migration.new.values == migration.old.values
+    migration.proxy.disable()
+    await migration.write("b", "later")
+    migration.proxy.enable()
+    assert (await migration.repair().run()).copied == 1
+    migration.ledger.outage(methods=["summary", "checkpoints"])
+    with pytest.raises(Trouble) as caught:
+        await migration.backfill(restart=True).run()
+    assert caught.value in migration.ledger.before.values()
+    assert migration.stats().operations["compare", "equal"] >= 1
+    assert trace.get_current_span() is before
+
+
+@pytest.mark.usefixtures("by_hand")
+@pytest.mark.parametrize("moment", ["start", "end"])
+async def test_broken_processor_beside_operations(
+    world: World, moment: str, failures: set[type[BaseException]]
+) -> None:
+    """A span processor that raises hurts no background work, no job and no evaluation."""
+    traced = Traced()
+    traced.provider.add_span_processor(BrokenProcessor(moment))
+    await works_beside(world, traced)
+    assert failures == {Trouble}
+
+
+@pytest.mark.usefixtures("by_hand")
+async def test_broken_sampler_beside_operations(world: World, failures: set[type[BaseException]]) -> None:
+    """A sampler that raises hurts no background work, no job and no evaluation."""
+    await works_beside(world, Traced(sampler=BrokenSampler()))
+    assert failures == {Trouble}
+
+
+@pytest.mark.usefixtures("by_hand")
+@pytest.mark.parametrize("method", ["add_event", "set_attribute", "set_attributes", "set_status", "end"])
+async def test_broken_span(
+    world: World, method: str, failures: set[type[BaseException]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A span of which a method raises hurts no operation, no background work, no job and no evaluation."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise Trouble
+
+    monkeypatch.setattr(Span, method, broken)
+    await works(world, Traced())
+    await works_beside(world, Traced())
+    assert failures == {Trouble}
+
+
+@pytest.mark.usefixtures("by_hand")
+async def test_the_rest_of_what_could_break(world: World, failures: set[type[BaseException]]) -> None:
+    """Where nothing raises the same is done, and nothing is swallowed."""
+    await works_beside(world, Traced())
+    assert failures == set()
 
 
 async def test_key_without_repr(world: World, failures: set[type[BaseException]]) -> None:

@@ -165,6 +165,10 @@ class AsyncJob(AsyncWork[K, V]):
             total.update(part.counts)
         return total
 
+    def _tell_counts(self, counts: Mapping[str, int], **about: bool) -> None:
+        outcomes = {outcome: number for outcome, number in counts.items() if outcome != "rows"}
+        self._told.tell(outcomes, rows=self._rows(counts), **about)
+
     # -- the run ----------------------------------------------------------------------------------------------
 
     async def _run(self) -> Plan:
@@ -175,8 +179,7 @@ class AsyncJob(AsyncWork[K, V]):
                 self._told.tell({}, state=plan.state)
                 return plan
             finally:
-                counts = self._counts()
-                self._told.tell(_outcomes(counts), resumed=self.resumed, rows=self._rows(counts))
+                self._tell_counts(self._counts(), resumed=self.resumed)
                 if self._plan is not None:
                     self._told.tell({}, run=self._plan.run, parts=len(self._plan.ranges))
 
@@ -306,28 +309,30 @@ class AsyncJob(AsyncWork[K, V]):
         plan = self._plan
         if plan is None:
             return
-        part = await self._take_over_part(plan, number)
+        with self._told.untraced():  # a run may have a thousand parts
+            part = await self._take_over_part(plan, number)
         while not part.done:
             if self._stopper.stopped:
                 raise Stopped
-            with self._told.page(number) as page:
-                part = await self._do_page_and_save(number, plan.ranges[number], part)
-                page.add({"zddm.job.rows": self._rows(part.counts) - self._rows(self._part(number).counts)})
+            part = await self._do_told_page(number, plan.ranges[number], part)
             self._parts[number] = part
             self._waiting = None
 
-    async def _do_page_and_save(self, number: int, reach: Range, part: Part) -> Part:
-        try:
-            after = await self._do_page(number, reach, part)
-        except ValueError as error:
-            # An adapter refuses a cursor so, as that of a table whose key was changed; and much else.
-            error.add_note(
-                f"{self.name} went on from where {part_name(self.name, number)!r} in the ledger says: if it "
-                "is this cursor that the adapter refuses, begin anew with restart=True (on the command line "
-                "--restart), which loses nothing but the progress"
-            )
-            raise
-        await self._save(part_name(self.name, number), after.dump())
+    async def _do_told_page(self, number: int, reach: Range, part: Part) -> Part:
+        """Do a page and save it, below a span of its own or none: a run of hours has more than a trace holds."""
+        with self._told.page(number) as page:
+            try:
+                after = await self._do_page(number, reach, part)
+            except ValueError as error:
+                # An adapter refuses a cursor so, as that of a table whose key was changed; and much else.
+                error.add_note(
+                    f"{self.name} went on from where {part_name(self.name, number)!r} in the ledger says: if it "
+                    "is this cursor that the adapter refuses, begin anew with restart=True (on the command line "
+                    "--restart), which loses nothing but the progress"
+                )
+                raise
+            page.add({"zddm.job.rows": self._rows(after.counts) - self._rows(part.counts)})
+            await self._save(part_name(self.name, number), after.dump())
         return after
 
     async def _take_over_part(self, plan: Plan, number: int) -> Part:
@@ -392,7 +397,8 @@ class AsyncJob(AsyncWork[K, V]):
                     raise Stopped
                 ended = [call for call in running if call.done()]
                 if ended or self._clock() >= look_at:
-                    kept = await self._persistently(self._proxy.ledger.checkpoints)
+                    with self._told.untraced():
+                        kept = await self._persistently(self._proxy.ledger.checkpoints)
                     self._check_plan(plan, kept)
                     self._know_parts(plan, kept)
                     look_at = self._clock() + FOLLOW_SECONDS
@@ -483,7 +489,7 @@ class AsyncJob(AsyncWork[K, V]):
         self._told = self._proxy.job_telemetry(self.name, Stopped, part=number, carrier=trace)
         with self._told:
             await self._do_part(number)
-            self._told.tell(_outcomes(self._part(number).counts))
+            self._tell_counts(self._part(number).counts)
 
     async def _wait(self, seconds: float, why: str) -> None:
         await super()._wait(seconds, why)
@@ -491,7 +497,8 @@ class AsyncJob(AsyncWork[K, V]):
             return
         self._look_at = self._clock() + HELD_SECONDS
         try:
-            kept = await self._proxy.ledger.checkpoints()
+            with self._told.untraced():
+                kept = await self._proxy.ledger.checkpoints()
         except Exception:  # who waits is patient with the ledger, or soon calls it
             return
         self._check_plan(self._plan, kept)

@@ -10,6 +10,7 @@ effect. A call that raised or was cancelled can (H4, H5), so its token stays unt
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ from zddm_flags._async.changes import Change, Delete, Located, WriteMany
 from zddm_flags._async.errand import AsyncErrand
 from zddm_flags._async.observed import observed
 from zddm_flags._async.store import AsyncStore
+from zddm_flags._async.watch import AsyncWatch, report_ledger_failed
 from zddm_flags.deadline import Deadline, DeadlinePassed
 from zddm_flags.errors import (
     InvalidKey,
@@ -122,6 +124,10 @@ class AsyncMigration(Generic[K, V]):
         self._ledger_is_shared = ledger.shared
         rows = ledger.migration(self.name, gate.identity, settings.reap_age)
         self._ledger: AsyncMigrationLedger = observed(ledger, rows, self._telemetry)
+        self._watch: AsyncWatch | None = None
+        if ledger.shared:  # one in memory is asked at no cost by who wants to know
+            self._watch = AsyncWatch(self._ledger, self._telemetry)
+            weakref.finalize(self, self._watch.close).atexit = False
         self._next_reap = 0.0
         self._opening = Opening(0.0, -1)
         self._unmarked = UnmarkedKeys(settings.max_unmarked_keys)
@@ -242,6 +248,9 @@ class AsyncMigration(Generic[K, V]):
             await self._ledger.end(known, token)
         except Exception as error:
             self._ledger_failed("end", error)
+            return
+        if self._watch is not None and not all(known.values()):
+            self._watch.start()
 
     async def _withdraw(self, located: Sequence[Located[K]], token: bytes) -> None:
         """Take the token back, as if it had never been; only where no store was written."""
@@ -263,10 +272,12 @@ class AsyncMigration(Generic[K, V]):
         self._next_reap = now + self._settings.reap_interval
         try:
             reaped = await self._ledger.reap(self._settings.reap_age, _REAP_LIMIT)
-            await self._ledger.summary()  # for last_summary(), which metrics and stats() show
+            summary = await self._ledger.summary()  # for last_summary(), which metrics and stats() show
         except Exception as error:
             self._ledger_failed("reap", error)
             return
+        if self._watch is not None and summary.stale:
+            self._watch.start()
         if reaped:
             self._telemetry.report("warning", "tokens_reaped", tokens=reaped)
         if reaped >= _REAP_LIMIT:
@@ -526,8 +537,7 @@ class AsyncMigration(Generic[K, V]):
         self._telemetry.report_limited("new_failed", operation=operation, error=type(error).__name__)
 
     def _ledger_failed(self, call: str, error: BaseException) -> None:
-        advice = {"advice": str(error)} if isinstance(error, (LedgerMismatch, Unsupported)) else {}
-        self._telemetry.report_limited("ledger_failed", call=call, error=type(error).__name__, **advice)
+        report_ledger_failed(self._telemetry, call, error)
 
     def _closed_error(self) -> ProxyClosed:
         return ProxyClosed(f"the proxy of migration {self.name!r} is closed")

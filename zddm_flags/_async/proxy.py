@@ -335,6 +335,8 @@ class AsyncProxy(AsyncOverview[K, V]):
         """
         if not self._closed:
             self._closed = True
+            if self._watch is not None:
+                self._watch.close()
             self._to_compare.clear()
             await self._settle_copies()
         await self.mark_unmarked()
@@ -537,7 +539,7 @@ class AsyncProxy(AsyncOverview[K, V]):
             return
         value = decision.rollout.text
         evaluation = self._gate.evaluation
-        if evaluation is None or evaluation.rollout is not decision.rollout:
+        if evaluation is None or evaluation.rollout != decision.rollout:
             operation.evaluated(flag_key, value)  # by a source that tells no more, or that is a change ahead
             return
         operation.evaluated(
@@ -550,10 +552,20 @@ class AsyncProxy(AsyncOverview[K, V]):
             context=evaluation.context_id,
         )
 
-    def _gauges(self) -> Gauges:
+    def _gauges(self) -> Gauges | None:
+        if self._closed:
+            return None  # it uses neither store: what it saw last would only hide what others see
         summary = self._ledger.last_summary()
-        guard_open = None if self._breaker is None else self._breaker.state != "closed"
-        return Gauges(self._gate.rate, self._gate.write_rate, summary.opened, summary.stale, guard_open)
+        rollout = self._gate.decision.rollout  # taken once, so that both rates are of one moment
+        return Gauges(
+            read_rate=rollout.read,
+            write_rate=rollout.write,
+            opened=summary.opened,
+            stale_keys=summary.stale,
+            guard_open=None if self._breaker is None else self._breaker.state != "closed",
+            connected=getattr(self._gate.source, "connected", None),
+            flag_key=self._gate.flag_key,
+        )
 
     def _after_fork(self) -> None:
         self._telemetry.after_fork()
@@ -562,6 +574,7 @@ class AsyncProxy(AsyncOverview[K, V]):
             self._marking,
             self._probing,
             self._chores,
+            self._watch,
             self._to_copy,
             self._copy_pace,
             self._to_compare,

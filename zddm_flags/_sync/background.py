@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 from zddm_flags._sync.changes import Located
@@ -18,7 +19,7 @@ from zddm_flags.background import KeyQueue, approximate_bytes
 from zddm_flags.deadline import DeadlinePassed
 from zddm_flags.errors import InvalidKey, LedgerMismatch, LedgerUnavailable, Unsupported
 from zddm_flags.gate import TrafficGate
-from zddm_flags.guard import GuardOpen
+from zddm_flags.guard import CircuitBreaker, GuardOpen
 from zddm_flags.ledger import Ledger
 from zddm_flags.pace import Pace
 from zddm_flags.protocols import StorageAdapter
@@ -88,26 +89,33 @@ class Background(Migration[K, V]):
 
     def _probe(self) -> None:
         """Read New once, for nobody, to see whether it can be used again."""
-        asked = self._probe_with
-        if asked is None or self._breaker is None:
+        asked, breaker = self._probe_with, self._breaker
+        if asked is None or breaker is None:
             return
-        succeeded: bool | None = None  # what is not made, or not to its end, says nothing of New
-        try:
-            # A kill, of reads and writes, or close() may have come since the probe was due.
-            if self._new_takes_writes() and not self._closed:
-                key, cause = asked
-                with self._telemetry.work("probe", [cause]):
-                    self._new.probe(key)
+        # A kill, of reads and writes, or close() may have come since the probe was due.
+        if not self._new_takes_writes() or self._closed:
+            self._probed(asked, breaker, None)
+            return
+        key, cause = asked
+        with suppress(Exception), self._telemetry.work("probe", [cause]):
+            succeeded: bool | None = None
+            try:
+                self._new.probe(key)
                 succeeded = True
-        except Exception as error:
-            self._new_failed("probe", error)
-            succeeded = False
-        finally:
-            # Not forgotten before it is over: one that ends with its event loop is made by the next errand. Nor
-            # after the breaker is told, which may ask for another one at once.
-            if self._probe_with is asked:
-                self._probe_with = None
-            self._breaker.probed(succeeded=succeeded)
+            except Exception as error:
+                self._new_failed("probe", error)
+                succeeded = False
+                raise
+            finally:  # within the probe's span, which is where the guard's change belongs
+                self._probed(asked, breaker, succeeded)
+
+    def _probed(self, asked: object, breaker: CircuitBreaker, succeeded: bool | None) -> None:
+        """What became of a probe. None: it was not made, or not to its end, which says nothing of New."""
+        # Not forgotten before it is over: one that ends with its event loop is made by the next errand. Nor after
+        # the breaker is told, which may ask for another one at once.
+        if self._probe_with is asked:
+            self._probe_with = None
+        breaker.probed(succeeded=succeeded)
 
     def _still_wanted(self, batch: Sequence[_Waiting[K]]) -> tuple[list[Located[K]], list[Cause | None]]:
         """The keys that may still be read from New, in canonical order, and what they wait for."""

@@ -11,6 +11,7 @@ effect. A call that raised or was cancelled can (H4, H5), so its token stays unt
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,6 +22,7 @@ from zddm_flags._sync.changes import Change, Delete, Located, WriteMany
 from zddm_flags._sync.errand import Errand
 from zddm_flags._sync.observed import observed
 from zddm_flags._sync.store import Store
+from zddm_flags._sync.watch import Watch, report_ledger_failed
 from zddm_flags.deadline import Deadline, DeadlinePassed
 from zddm_flags.errors import (
     InvalidKey,
@@ -123,6 +125,10 @@ class Migration(Generic[K, V]):
         self._ledger_is_shared = ledger.shared
         rows = ledger.migration(self.name, gate.identity, settings.reap_age)
         self._ledger: MigrationLedger = observed(ledger, rows, self._telemetry)
+        self._watch: Watch | None = None
+        if ledger.shared:  # one in memory is asked at no cost by who wants to know
+            self._watch = Watch(self._ledger, self._telemetry)
+            weakref.finalize(self, self._watch.close).atexit = False
         self._next_reap = 0.0
         self._opening = Opening(0.0, -1)
         self._unmarked = UnmarkedKeys(settings.max_unmarked_keys)
@@ -241,6 +247,9 @@ class Migration(Generic[K, V]):
             self._ledger.end(known, token)
         except Exception as error:
             self._ledger_failed("end", error)
+            return
+        if self._watch is not None and not all(known.values()):
+            self._watch.start()
 
     def _withdraw(self, located: Sequence[Located[K]], token: bytes) -> None:
         """Take the token back, as if it had never been; only where no store was written."""
@@ -262,10 +271,12 @@ class Migration(Generic[K, V]):
         self._next_reap = now + self._settings.reap_interval
         try:
             reaped = self._ledger.reap(self._settings.reap_age, _REAP_LIMIT)
-            self._ledger.summary()  # for last_summary(), which metrics and stats() show
+            summary = self._ledger.summary()  # for last_summary(), which metrics and stats() show
         except Exception as error:
             self._ledger_failed("reap", error)
             return
+        if self._watch is not None and summary.stale:
+            self._watch.start()
         if reaped:
             self._telemetry.report("warning", "tokens_reaped", tokens=reaped)
         if reaped >= _REAP_LIMIT:
@@ -523,8 +534,7 @@ class Migration(Generic[K, V]):
         self._telemetry.report_limited("new_failed", operation=operation, error=type(error).__name__)
 
     def _ledger_failed(self, call: str, error: BaseException) -> None:
-        advice = {"advice": str(error)} if isinstance(error, (LedgerMismatch, Unsupported)) else {}
-        self._telemetry.report_limited("ledger_failed", call=call, error=type(error).__name__, **advice)
+        report_ledger_failed(self._telemetry, call, error)
 
     def _closed_error(self) -> ProxyClosed:
         return ProxyClosed(f"the proxy of migration {self.name!r} is closed")

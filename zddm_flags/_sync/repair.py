@@ -88,9 +88,9 @@ class Repair(Work[K, V]):
         with self._told:
             finished = self._repair_all()
             state = "finished" if finished else "stopped"
-            outcomes = {outcome: number for outcome, number in self._counts.items() if outcome != "keys"}
-            self._told.tell(outcomes, state=state, rows=self._counts["keys"], dry_run=self._dry_run)
-        counts = self._counts
+            counts = self._counts
+            outcomes = {outcome: number for outcome, number in counts.items() if outcome != "keys"}
+            self._told.tell(outcomes, state=state, rows=counts["keys"], dry_run=self._dry_run)
         return RepairResult(
             finished=finished,
             dry_run=self._dry_run,
@@ -151,7 +151,8 @@ class Repair(Work[K, V]):
         cursor: str | None = None
         while True:
             limit = self._allowance()
-            page = self._persistently(partial(self._proxy.ledger.stale_keys, cursor, limit))
+            with self._told.untraced():
+                page = self._persistently(partial(self._proxy.ledger.stale_keys, cursor, limit))
             if page.keys:
                 yield page.keys
             if page.next_cursor is None:
@@ -189,7 +190,8 @@ class Repair(Work[K, V]):
             cursor: str | None = None
             while unknown:
                 limit = self._allowance()
-                page: Page[K, V] = self._persistently(partial(scan, cursor, limit, None))
+                with self._told.untraced():
+                    page: Page[K, V] = self._persistently(partial(scan, cursor, limit, None))
                 located, _ = self._proxy.locate(key for key, _ in page.items)
                 wanted = [each for each in located if each.name in unknown]
                 if wanted:

@@ -79,7 +79,8 @@ def command_line() -> None:
 @click.option(
     "--otlp",
     metavar="URL",
-    help="Send one operation in twenty as spans to this collector, for instance http://localhost:4318 for Jaeger.",
+    help="Send the traces of one operation in twenty, and of each job, to this collector, for instance "
+    "http://127.0.0.1:4318 for Jaeger. docs/tracing.md says how to start one, and what to search for.",
 )
 @click.option(
     "--flag-key",

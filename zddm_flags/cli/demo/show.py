@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
@@ -22,7 +23,7 @@ from rich.console import Console
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from zddm_flags import LaunchDarklySource, Proxy, ProxyStats, Telemetry, TrafficGate
+from zddm_flags import LaunchDarklySource, Proxy, ProxyStats, TrafficGate
 from zddm_flags.cli.demo.airports import (
     Airport,
     all_airports,
@@ -41,11 +42,13 @@ from zddm_flags.jobs import Progress
 from zddm_flags.results import MigrationStatus
 from zddm_flags.testing import FlagServer
 
+if TYPE_CHECKING:
+    from zddm_flags.cli.demo.tracing import Tracing
+
 __all__ = ["Options", "run_demo"]
 
 _FLAG = "airports-migration-rate"
 _SDK_KEY = "LAUNCHDARKLY_SDK_KEY"
-_TRACED = 0.05
 _LOOK_SECONDS = 0.25
 _MEGABYTES = {"sqlite": 64, "postgres": 256}  # several times what 28 seconds of traffic leave
 
@@ -154,7 +157,8 @@ def _run(options: Options, console: Console, stack: ExitStack) -> int:
     old, new = CheckedOld(old_store), TimedNew(new_adapter(new_engine))
     screen: Screen = LiveTable(console) if live else Lines(console)
     stack.callback(screen.close)
-    telemetry = _telemetry(options, stack)
+    tracing = _tracing(options, stack)
+    telemetry = tracing.telemetry if tracing is not None else None
     server = None if options.flag_key else stack.enter_context(FlagServer({_FLAG: 0.0}))
     client = _client(options, server, stack)
     context = Context.builder("zddm-demo").kind("service").build()
@@ -162,7 +166,7 @@ def _run(options: Options, console: Console, stack: ExitStack) -> int:
     proxy: Proxy[str, Airport] = Proxy(TrafficGate(source), old, new, name="airports", telemetry=telemetry)
     traffic = Traffic(proxy, old, airports, options.seed)
     stack.callback(traffic.stop)
-    demo = _Demo(options, proxy, old, new, traffic, screen, server)
+    demo = _Demo(options, proxy, old, new, traffic, screen, server, tracing)
     try:
         status = demo.run()
     except KeyboardInterrupt:
@@ -204,24 +208,16 @@ def _client(options: Options, server: FlagServer | None, stack: ExitStack) -> LD
     return client
 
 
-def _telemetry(options: Options, stack: ExitStack) -> Telemetry | None:
+def _tracing(options: Options, stack: ExitStack) -> Tracing | None:
     if options.otlp is None:
         return None
     try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
+        from zddm_flags.cli.demo.tracing import Tracing
     except ModuleNotFoundError as error:
         raise click.UsageError('--otlp needs the OpenTelemetry SDK: pip install "zddm-flags[otlp]"') from error
-    provider = TracerProvider(
-        resource=Resource.create({"service.name": "zddm-demo"}), sampler=TraceIdRatioBased(_TRACED)
-    )
-    exporter = OTLPSpanExporter(endpoint=f"{options.otlp.rstrip('/')}/v1/traces")
-    provider.add_span_processor(BatchSpanProcessor(exporter))
-    stack.callback(provider.shutdown)
-    return Telemetry(tracer_provider=provider)
+    tracing = Tracing(options.otlp)
+    stack.callback(tracing.close)
+    return tracing
 
 
 class _Demo:
@@ -236,6 +232,7 @@ class _Demo:
         traffic: Traffic,
         screen: Screen,
         server: FlagServer | None,
+        tracing: Tracing | None,
     ) -> None:
         self._options = options
         self._proxy = proxy
@@ -244,6 +241,7 @@ class _Demo:
         self.traffic = traffic
         self._screen = screen
         self._server = server
+        self._tracing = tracing
         self._phases = _PHASES if server is not None else [_Phase(0.0, "the flag is yours", lambda _: None)]
         self._shares: list[tuple[str, float, int]] = []
         self._kill_milliseconds: float | None = None
@@ -341,6 +339,12 @@ class _Demo:
         console.print()
         for line in self._finish.lines():
             console.print(line, highlight=False, markup=False)
+        if self._tracing is not None:
+            self._tracing.close()
+            airport = self.traffic.most_popular
+            console.print()
+            for line in self._tracing.lines(airport, self._proxy.gate.locate(airport)[0]):
+                console.print(line, highlight=False, markup=False)
 
 
 def _reads(before: ProxyStats, after: ProxyStats) -> tuple[int, int]:

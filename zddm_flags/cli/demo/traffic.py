@@ -51,6 +51,11 @@ class Traffic:
             for number in range(_THREADS)
         ]
 
+    @property
+    def most_popular(self) -> str:
+        """The airport that is asked for most."""
+        return self._codes[0]
+
     def start(self) -> None:
         """Begin."""
         for thread in self._threads:
