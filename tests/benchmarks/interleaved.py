@@ -23,6 +23,7 @@ World: TypeAlias = Literal["blocking", "asyncio"]
 WORLDS: tuple[World, ...] = ("blocking", "asyncio")
 
 MOST_LOOPS = 1_000_000
+WARM_UP_LOOPS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,8 @@ def in_turns(
 
 
 def _calibrated(side: Side, seconds: Callable[[Side, int], float], wanted: float) -> int:
-    """So many loops take `wanted` seconds or more. It warms up the side, too."""
+    """So many loops take `wanted` seconds or more, after a few that connect and make all that is made once."""
+    seconds(side, WARM_UP_LOOPS)
     loops = 1
     while (taken := seconds(side, loops)) < wanted and loops < MOST_LOOPS:
         loops = max(loops * 2, min(int(loops * wanted / max(taken, 1e-9)), loops * 20))

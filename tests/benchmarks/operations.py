@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -205,6 +205,7 @@ SERVED = (*READS, *WRITES, BATCHES[1], BATCHES[2], BATCHES[4])
 
 def servers_table(name: str, title: str, settings: Settings) -> Table:
     """Old on PostgreSQL and New on Valkey, over TCP on this machine."""
+    settings = replace(settings, turn_seconds=settings.servers_turn_seconds)
     samples: dict[str, dict[str, list[float]]] = {}
     for world in WORLDS:
         for ledger in LEDGERS:

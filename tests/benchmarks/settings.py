@@ -15,6 +15,8 @@ class Settings:
     """Turns of each side in each process."""
     turn_seconds: float = 0.005
     """How long one side is timed in its turn, at least."""
+    servers_turn_seconds: float = 0.010
+    """The same where servers are called, whose processes and the measured one wait for each other."""
     processes: int = 2
     """Processes, one after the other, that the single-thread timings are repeated in."""
     window_seconds: float = 0.15
@@ -54,6 +56,7 @@ LONG = Settings(
 QUICK = Settings(
     turns=2,
     turn_seconds=0.0005,
+    servers_turn_seconds=0.0005,
     processes=1,
     window_seconds=0.01,
     window_turns=1,
