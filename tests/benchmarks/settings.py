@@ -66,6 +66,6 @@ QUICK = Settings(
     hashes=100_000,
     rows=1000,
     stalled_turns=1,
-    stalled_seconds=0.1,
+    stalled_seconds=0.5,
     at_once=4,
 )
