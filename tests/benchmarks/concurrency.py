@@ -243,26 +243,29 @@ async def _together_in_tasks(call: Callable[[str], Any]) -> float:
 def processes_table(name: str, title: str, settings: Settings) -> Table:
     """Reads and writes of several processes with one ledger, in PostgreSQL, beside the hand-written code."""
     rows = []
-    for workers in PROCESSES:
-        with ProcessPoolExecutor(workers, get_context("spawn"), _begin_process, (settings,)) as pool:
+    with ProcessPoolExecutor(max(PROCESSES), get_context("spawn"), _begin_process, (settings,)) as pool:
+        _processes(pool, "proxy", max(PROCESSES), settings)  # starts and connects them
+        for workers in PROCESSES:
             rates: dict[str, list[float]] = {"proxy": [], "hand-written": []}
-            # The first turn starts the processes and connects.
-            for turn in range(settings.window_turns + 1):
+            for _ in range(settings.window_turns):
                 for side, values in rates.items():
-                    start_at = time.time() + (0.05 if turn else 0.0)
-                    jobs = [
-                        pool.submit(_turn, side, start_at, settings.window_seconds * 2) for _ in range(workers)
-                    ]
-                    values.append(sum(job.result() for job in jobs))
-        took = {side: [1 / each for each in values[1:]] for side, values in rates.items()}
-        cells = {
-            "proxy": spread(rates["proxy"][1:], "/s"),
-            "hand-written": spread(rates["hand-written"][1:], "/s"),
-            "to hand-written": ratio(took["proxy"], took["hand-written"]),
-        }
-        rows.append(Row(_so_many(workers, "process"), cells))
+                    values.append(_processes(pool, side, workers, settings))
+            took = {side: [1 / each for each in values] for side, values in rates.items()}
+            cells = {
+                "proxy": spread(rates["proxy"], "/s"),
+                "hand-written": spread(rates["hand-written"], "/s"),
+                "to hand-written": ratio(took["proxy"], took["hand-written"]),
+            }
+            rows.append(Row(_so_many(workers, "process"), cells))
     notes = ["Nine reads to a write. PostgreSQL (Old, ledger) and Valkey (New) share the processors with them."]
     return Table(name, title, ("proxy", "hand-written", "to hand-written"), rows, notes, "processes")
+
+
+def _processes(pool: ProcessPoolExecutor, side: str, workers: int, settings: Settings) -> float:
+    """Operations a second of so many processes."""
+    start_at = time.time() + 0.05
+    jobs = [pool.submit(_turn, side, start_at, settings.window_seconds * 2) for _ in range(workers)]
+    return sum(job.result() for job in jobs)
 
 
 _process: dict[str, Any] = {}

@@ -49,18 +49,20 @@ class Case:
     absent: bool = False
     pending: bool = False
     """Another's token is pending on every key."""
+    unguarded: bool = False
     stages: tuple[Stage, Stage] | None = None
     """The Migrator's stages for the same: the one that does the least, and the one that its default is for."""
 
     @property
     def name(self) -> str:
         many = f" of {BATCH_SIZE}" if self.operation.endswith("_many") else ""
-        return f"{self.operation}{many}, {self.path}"
+        return f"{self.operation}{many}, {self.path}{', guard=None' if self.unguarded else ''}"
 
 
 READS = (
     Case("read", "old", rate=0.0, stages=(Stage.OFF, Stage.OFF)),
     Case("read", "new_hit", stages=(Stage.RAMPDOWN, Stage.LIVE)),
+    Case("read", "new_hit", unguarded=True),
     Case("read", "copied", reset="empty_new"),
     Case("read", "miss", absent=True),
     Case("read", "dirty", pending=True),
@@ -109,6 +111,8 @@ def prepared(case: Case, stores: Stores, name: str, **options: Any) -> Iterator[
     ledger = stores.ledger()
     if case.pending:
         options = {"max_operation_seconds": UNREAPED_SECONDS, **options}
+    if case.unguarded:
+        options = {"guard": None, **options}
     proxy = stores.proxy(case.rate, name, ledger, **options)
     if case.pending:
         names = [proxy._gate.locate(key)[1] for key in keys]
@@ -212,7 +216,7 @@ def servers_table(name: str, title: str, settings: Settings) -> Table:
             with on_servers(world, settings, ledger) as stores:
                 for case in SERVED:
                     row = f"{world} {case.name}, ledger {_where(ledger)}"
-                    label = f"{world}-{ledger}-{case.operation}-{case.path}"
+                    label = f"{world} {case.name}"
                     few = ledger == "memory"
                     samples[row] = _measured(case, stores, label, settings, migrators=few)
     return _table(name, title, samples)
