@@ -59,6 +59,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     against = parser.add_mutually_exclusive_group()
     against.add_argument("--check", action="store_true", help="compare the ratios with the baseline")
     against.add_argument("--baseline", action="store_true", help="write the baseline")
+    parser.add_argument("--against", type=Path, default=baseline.BASELINE, help="another file for the baseline")
     options = parser.parse_args(arguments)
     if options.kills is not None and options.kills < 1:
         parser.error("--kills is at least 1")
@@ -90,8 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.document:
         document.put(tables)
     if options.baseline:
-        baseline.write(tables)
-    return _checked(tables, size) if options.check else 0
+        baseline.write(tables, options.against)
+    return _checked(tables, size, options.against) if options.check else 0
 
 
 def _tables(names: Sequence[str], settings: Settings) -> list[Table]:
@@ -142,13 +143,13 @@ def _show(table: Table, seconds: float | None = None) -> None:
     _say(f"## {table.title}: {table.name}{took}\n\n{markdown(table)}\n{notes}\n")
 
 
-def _checked(tables: Sequence[Table], settings: Settings) -> int:
+def _checked(tables: Sequence[Table], settings: Settings, against: Path) -> int:
     """Whether a row is slower, and still is when it is measured once more: a busy machine is seldom so twice."""
-    slower = baseline.regressions(tables)
+    slower = baseline.regressions(tables, against)
     if slower.rows:
         names = list(dict.fromkeys(row.name.split(":")[0] for row in slower.rows))
         _say(f"slower, so once more: {', '.join(row.name for row in slower.rows)}\n")
-        again = baseline.regressions(_tables(names, settings))
+        again = baseline.regressions(_tables(names, settings), against)
         before = {row.name for row in slower.rows}
         slower = replace(again, rows=[row for row in again.rows if row.name in before])
     if not slower.rows:
