@@ -99,7 +99,7 @@ def test_check(tmp_path):
 
 
 def test_check_measures_again(tmp_path, capsys):
-    """What is slower than the baseline is measured once more, named, and the exit status; what is faster is not."""
+    """What is slower than the baseline is measured once more, and named; what is faster is not."""
     path = tmp_path / "baseline.json"
     arguments = ["--quick", "--only", "batches", "--against", str(path)]
     assert main([*arguments, "--baseline"]) == 0
