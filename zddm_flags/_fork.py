@@ -65,8 +65,14 @@ class _Logging:
             self._lock.release()
 
     def after_fork_in_child(self) -> None:
-        """Begin anew: where the fork did not wait for it, a thread that is gone holds the lock."""
-        self._lock = threading.RLock()
+        """Begin anew, but where this thread has the lock: it may log itself, and is not done with that.
+
+        Where the fork did not wait for it, a thread that is gone holds it.
+        """
+        if threading.get_ident() in self._forking:
+            self._lock.release()
+        else:
+            self._lock = threading.RLock()
         self._forking = set()
 
 

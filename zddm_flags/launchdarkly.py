@@ -5,6 +5,7 @@ The SDK is not imported here: it comes with the client that the application made
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import math
 import reprlib
@@ -217,7 +218,7 @@ class LaunchDarklySource:
             self._closed = True
             self.alarm = None
             by_listener = self._telling
-            self._publish("closed")
+            self._publish()
         if not self._forked:
             self._leave_client()
         self._wake.set()
@@ -266,13 +267,11 @@ class LaunchDarklySource:
         self._look_at_connection()
         self._evaluate()
         with self._lock:
-            self._publish("default")  # unless the evaluation has said otherwise
+            self._publish()  # unless the evaluation has said otherwise
         if self._thread is None:
             name = f"zddm-launchdarkly-{self.flag_key}"
-            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-            self._thread.start()
-            self._log_thread = threading.Thread(target=self._run_log, name=f"{name}-log", daemon=True)
-            self._log_thread.start()
+            self._thread = _started(self._run, name)
+            self._log_thread = _started(self._run_log, f"{name}-log")
 
     def _leave_client(self) -> None:
         """Take the listeners off. Not after a fork: a thread that is gone may hold the client's locks."""
@@ -351,11 +350,10 @@ class LaunchDarklySource:
                 if generation != self._generation:
                     return
                 self._unread = False
-                reason = detail.reason or {}
-                self._take(detail, reason)
+                self._take(detail, detail.reason or {})
                 if self._disconnected_at is None:
                     self._stale = False
-                self._publish(reason.get("errorKind") or reason.get("kind") or "evaluated")
+                self._publish()
         except Exception as error:
             self._unread = True  # and evaluated again soon
             self._note_failure(error)
@@ -387,7 +385,7 @@ class LaunchDarklySource:
 
     # With the lock held
 
-    def _publish(self, reason: str) -> None:
+    def _publish(self) -> None:
         """Make the rollout what it has to be, and tell the listeners of a change."""
         closed = "closed" if self._closed else "stale" if self._stale else "forked" if self._forked else None
         evaluation = self._flag_evaluation if closed is None else self._evaluated(CLOSED, closed)
@@ -397,7 +395,10 @@ class LaunchDarklySource:
             return
         self._evaluation = evaluation
         self._tell(evaluation.rollout)
-        self._note("info", "rate_changed", **change_of(old, evaluation.rollout), reason=reason)
+        about = {"reason": evaluation.reason}
+        if evaluation.error is not None:
+            about["error"] = evaluation.error
+        self._note("info", "rate_changed", **change_of(old, evaluation.rollout), **about)
 
     def _tell(self, rollout: Rollout) -> None:
         self._telling = True
@@ -485,8 +486,15 @@ class LaunchDarklySource:
                 return
             if now - self._disconnected_at >= self._max_staleness:
                 self._stale = True
-                self._publish("stale")
+                self._publish()
                 self._note("error", "rollout_stale_closed", max_staleness=self._max_staleness)
+
+
+def _started(target: Callable[[], None], name: str) -> threading.Thread:
+    """A daemon thread. What it logs is no part of the span that is current here, which threads may inherit."""
+    thread = threading.Thread(target=contextvars.Context().run, args=(target,), name=name, daemon=True)
+    thread.start()
+    return thread
 
 
 def _checked(name: str, seconds: object, least: float = 0.0, most: float = math.inf) -> float:

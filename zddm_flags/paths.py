@@ -45,6 +45,8 @@ def reason_of(operation: str, path: str, passed: bool, dirty: bool | None) -> st
     operation = "write" if operation == "delete" else operation
     if operation == "read" and dirty and path in ("copied", "miss"):
         return _STALE if path == "copied" else _STALE_AND_ABSENT
-    if operation == "read" and path == "old" and passed:
+    if path == "old" and passed:
+        if operation == "write":
+            return f"{_CLOSED_MEANWHILE}; Old alone was changed"
         return _UNUSABLE if dirty is None else _CLOSED_MEANWHILE
     return REASONS.get((operation, path))

@@ -65,13 +65,14 @@ def _run(part: RemotePart) -> None:
     from zddm_flags._sync.verify import Verify  # noqa: PLC0415
 
     proxy = targets.shared(part.target)
+    trace = getattr(part, "trace", {})  # an earlier version of who waits knows of none
     if isinstance(proxy, AsyncProxy):
         awaited = {"backfill": AsyncBackfill, "verify": AsyncVerify}[part.job](proxy, **part.options)
-        work = awaited.run_part(part.number, part.owner, part.sharing, part.trace)
+        work = awaited.run_part(part.number, part.owner, part.sharing, trace)
         asyncio.run_coroutine_threadsafe(work, _loop()).result()
     else:
         job = {"backfill": Backfill, "verify": Verify}[part.job](proxy, **part.options)
-        job.run_part(part.number, part.owner, part.sharing, part.trace)
+        job.run_part(part.number, part.owner, part.sharing, trace)
 
 
 def _is_forked() -> bool:

@@ -9,14 +9,13 @@ from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags
+from opentelemetry.trace import Span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from zddm_telemetry.events import failed
-from zddm_telemetry.spans import Attributes, WorkTelemetry
+from zddm_telemetry.spans import Attributes, Untraced, WorkTelemetry, begun, left
 
 if TYPE_CHECKING:
     from zddm_telemetry.migration import MigrationTelemetry
@@ -33,7 +32,8 @@ class JobTelemetry:
     `stopped` is what ends a page that is no failure, where the run is to end early.
 
     The first ten pages have spans, and of the others one in `page_span_seconds`, for a run of hours has more pages
-    than a trace can hold. What an operation or a driver does below a page that has none is not traced either.
+    than a trace can hold. What an operation does below a page that has none is not traced either; nor is what a
+    driver does, where the sampler heeds a span's parent.
     """
 
     def __init__(
@@ -66,8 +66,10 @@ class JobTelemetry:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace_back: TracebackType | None
     ) -> None:
-        self._work.add({"zddm.job.pages": self._pages, "zddm.job.pages_traced": self._traced})
-        self._work.__exit__(kind, error, trace_back)
+        try:
+            self._work.add({"zddm.job.pages": self._pages, "zddm.job.pages_traced": self._traced})
+        finally:  # a span stays current for nobody, whatever ends its thread
+            self._work.__exit__(kind, error, trace_back)
 
     def tell(self, counts: Mapping[str, int], **about: str | bool | int) -> None:
         """Say of the run each of `about`, as `zddm.job.<name>`, and how many rows met with which outcome."""
@@ -98,6 +100,7 @@ class JobTelemetry:
         """A context manager around calls that a run of hours makes again and again, and that are no page."""
         if not self._work.recording or self._work.span is None:
             return PageTelemetry(None)
+        self._telemetry.leaves_out_pages = True
         return _UntracedPage(self._work.span)
 
     def _takes_page(self) -> bool:
@@ -146,8 +149,10 @@ class PageTelemetry:
         if self._work is None:
             return
         if self._stopped is not None and isinstance(error, self._stopped):
-            self._work.add({"zddm.job.state": "stopped"})
-            self._work.__exit__(None, None, None)
+            try:
+                self._work.add({"zddm.job.state": "stopped"})
+            finally:
+                self._work.__exit__(None, None, None)
         else:
             self._work.__exit__(kind, error, trace_back)
 
@@ -155,7 +160,7 @@ class PageTelemetry:
 class _UntracedPage(PageTelemetry):
     """A page without a span, in a run that has one: what goes on below it takes the trace for one not sampled."""
 
-    __slots__ = ("_context", "_span")
+    __slots__ = ("_context", "_span", "_untraced")
 
     def __init__(self, run: Span) -> None:
         super().__init__(None)
@@ -164,9 +169,8 @@ class _UntracedPage(PageTelemetry):
 
     def __enter__(self) -> Self:
         try:
-            run = self._span.get_span_context()
-            unsampled = SpanContext(run.trace_id, run.span_id, False, TraceFlags(0), run.trace_state)
-            self._context = otel_context.attach(trace.set_span_in_context(NonRecordingSpan(unsampled)))
+            self._untraced = Untraced(self._span)
+            self._context = begun(self._untraced)
         except Exception as error:
             failed(error)
         return self
@@ -176,7 +180,7 @@ class _UntracedPage(PageTelemetry):
     ) -> None:
         try:
             if self._context is not None:
-                otel_context.detach(self._context)
+                left(self._untraced, self._context, error)
         except Exception as failure:
             failed(failure)
 

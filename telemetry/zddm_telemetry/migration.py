@@ -81,10 +81,12 @@ class MigrationTelemetry:
         self._log = options.log
         self._options = options
         self.instruments: Instruments = instruments_of(options.meter_provider, VERSION)
+        self.flag_key = flag_key
         self.constant = {"zddm.migration": name}
         if flag_key is not None:
             self.constant["feature_flag.key"] = flag_key
         self.tracer = trace.get_tracer("zddm", VERSION, options.tracer_provider)
+        self.leaves_out_pages = False  # whether there ever was a page of a job without a span: looking costs time
         self.tracing = False
         self.metering = False
         self._look_again = 0.0

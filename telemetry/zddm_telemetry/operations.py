@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind
 
 from zddm_telemetry.events import failed
-from zddm_telemetry.spans import Attributes, Cause, begun, ended, links_to
+from zddm_telemetry.spans import Attributes, Cause, Untraced, begun, ended, links_to
 
 if TYPE_CHECKING:
     from zddm_telemetry.migration import MigrationTelemetry
 
-__all__ = ["OperationTelemetry", "TracedOperation"]
+__all__ = ["Evaluated", "OperationTelemetry", "TracedOperation"]
+
+
+class Evaluated(NamedTuple):
+    """How the rollout of now came about: each as far as it is known."""
+
+    flag_key: str
+    value: str
+    provider: str | None = None
+    variant: str | None = None
+    reason: str | None = None
+    error: str | None = None
+    context: str | None = None
 
 
 class OperationTelemetry:
@@ -54,18 +67,8 @@ class OperationTelemetry:
     def note(self, name: str, value: str) -> None:
         """Add an attribute to the span, where there is one that records."""
 
-    def evaluated(
-        self,
-        flag_key: str,
-        value: str,
-        *,
-        provider: str | None = None,
-        variant: str | None = None,
-        reason: str | None = None,
-        error: str | None = None,
-        context: str | None = None,
-    ) -> None:
-        """Say how the rollout came about, where there is a span that records."""
+    def evaluated(self, evaluation: Callable[[], Evaluated]) -> None:
+        """Say how the rollout came about, where there is a span that records. What `evaluation` raises is told."""
 
     def mark(self) -> None:
         """Remember what a batch has counted so far."""
@@ -115,6 +118,8 @@ class TracedOperation(OperationTelemetry):
     def __enter__(self) -> Self:
         name = f"zddm.{self._name}" if self._batch is None else f"zddm.{self._name}_many"
         try:
+            if self._telemetry.leaves_out_pages and isinstance(trace.get_current_span(), Untraced):
+                return self
             links = links_to(self._causes) if self._causes else None
             span = self._telemetry.tracer.start_span(
                 name, kind=SpanKind.INTERNAL, attributes=self._telemetry.constant, links=links
@@ -162,30 +167,21 @@ class TracedOperation(OperationTelemetry):
         except Exception as error:
             failed(error)
 
-    def evaluated(
-        self,
-        flag_key: str,
-        value: str,
-        *,
-        provider: str | None = None,
-        variant: str | None = None,
-        reason: str | None = None,
-        error: str | None = None,
-        context: str | None = None,
-    ) -> None:
+    def evaluated(self, evaluation: Callable[[], Evaluated]) -> None:
         """Say how the rollout came about: an event, named as OpenTelemetry's conventions for flags do."""
         if self._span is None:
             return
-        known = {
-            "feature_flag.key": flag_key,
-            "feature_flag.result.value": value,
-            "feature_flag.provider.name": provider,
-            "feature_flag.result.variant": variant,
-            "feature_flag.result.reason": reason,
-            "feature_flag.context.id": context,
-            "error.type": error,
-        }
-        try:
+        try:  # around the call, too: it asks a source of rollouts that may be the application's own
+            said = evaluation()
+            known = {
+                "feature_flag.key": said.flag_key,
+                "feature_flag.result.value": said.value,
+                "feature_flag.provider.name": said.provider,
+                "feature_flag.result.variant": said.variant,
+                "feature_flag.result.reason": said.reason,
+                "feature_flag.context.id": said.context,
+                "error.type": said.error,
+            }
             self._span.add_event(
                 "feature_flag.evaluation", {name: each for name, each in known.items() if each is not None}
             )

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from zddm_telemetry.events import failed
 
 if TYPE_CHECKING:
     from zddm_telemetry.migration import MigrationTelemetry
 
-__all__ = ["Attributes", "Cause", "WorkTelemetry", "begun", "cause", "ended", "links_to"]
+__all__ = ["Attributes", "Cause", "Untraced", "WorkTelemetry", "begun", "cause", "ended", "left", "links_to"]
 
 Attributes: TypeAlias = Mapping[str, str | bool | int | float]
 
@@ -27,9 +27,31 @@ Cause: TypeAlias = SpanContext
 _MOST_LINKS = 32
 
 
+class Untraced(NonRecordingSpan):
+    """Takes the place of a span while below it nothing is traced.
+
+    To a sampler that heeds the parent, its trace is not sampled. This library has no span of an operation below
+    it whatever the sampler does, for one may keep all spans, as that of `OTEL_TRACES_SAMPLER=always_on`.
+    """
+
+    def __init__(self, of: Span) -> None:
+        span = of.get_span_context()
+        super().__init__(SpanContext(span.trace_id, span.span_id, False, TraceFlags(0), span.trace_state))
+
+
 def begun(span: Span) -> Token[Context]:
-    """Make a span the current one; `ended` takes the token."""
+    """Make a span the current one; `ended` or `left` takes the token."""
     return otel_context.attach(trace.set_span_in_context(span))
+
+
+def left(span: Span, context: Token[Context], error: BaseException | None) -> None:
+    """Make current again what was when `span` began.
+
+    A coroutine that is thrown away, as one that waits when its event loop ends, is closed wherever that happens.
+    Nothing has to be made current there, and OpenTelemetry would log an error, with the text of what is raised.
+    """
+    if not isinstance(error, GeneratorExit) or trace.get_current_span() is span:
+        otel_context.detach(context)
 
 
 def ended(
@@ -38,7 +60,7 @@ def ended(
     """End a span. A failure is told by the error's type alone: messages of drivers carry keys and values."""
     try:
         if context is not None:
-            otel_context.detach(context)
+            left(span, context, error)
         if outcome:
             span.set_attributes(outcome)
         if error is not None and span.is_recording():
@@ -76,7 +98,7 @@ class WorkTelemetry:
     Not to be shared between threads, but for `event`.
     """
 
-    __slots__ = ("_attributes", "_context", "_links", "_name", "_parent", "_telemetry", "span")
+    __slots__ = ("_attributes", "_context", "_links", "_name", "_parent", "_telemetry", "recording", "span")
 
     def __init__(
         self,
@@ -94,11 +116,7 @@ class WorkTelemetry:
         self._parent = parent
         self._context: Token[Context] | None = None
         self.span: Span | None = None
-
-    @property
-    def recording(self) -> bool:
-        """Whether there is a span that records."""
-        return self.span is not None and self.span.is_recording()
+        self.recording = False  # whether there is a span that records
 
     def __enter__(self) -> Self:
         if not self._telemetry.traces():
@@ -111,8 +129,9 @@ class WorkTelemetry:
                 {**self._telemetry.constant, **self._attributes},
                 links_to(self._links),
             )
+            recording = span.is_recording()
             self._context = begun(span)
-            self.span = span
+            self.span, self.recording = span, recording
         except Exception as error:
             failed(error)
         return self

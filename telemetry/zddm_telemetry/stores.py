@@ -160,13 +160,14 @@ class _TimedCall(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace_back: TracebackType | None
     ) -> None:
         seconds = time.perf_counter() - self._started
-        if self._migration.metering:
-            try:
+        try:
+            if self._migration.metering:
                 self._took("ok" if error is None else "error", seconds)
-            except Exception as failure:
-                failed(failure)
-        if self._span is not None:
-            ended(self._span, self._context, error)
+        except Exception as failure:
+            failed(failure)
+        finally:  # a span stays current for nobody, whatever ends its thread
+            if self._span is not None:
+                ended(self._span, self._context, error)
 
 
 class _RecordedCall(_TimedCall):

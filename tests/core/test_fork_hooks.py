@@ -109,6 +109,37 @@ def test_a_fork_while_a_thread_logs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not another.is_alive()
 
 
+def test_a_fork_by_what_logs() -> None:
+    """A thread that forks in the middle of logging goes on with that, in the parent and in the child."""
+    results: list[bool] = []
+
+    def nested() -> bool:
+        with _fork.logging:
+            pass
+        return True
+
+    def in_both() -> None:
+        child, status = -1, 1
+        try:
+            with _fork.logging:
+                child = os.fork()
+            if child == 0:
+                thread = threading.Thread(target=nested)  # another one may log, now that this one is done
+                thread.start()
+                thread.join(10)
+                status = 1 if thread.is_alive() else 0
+        finally:
+            if child == 0:
+                os._exit(status)
+        results.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0)
+
+    thread = threading.Thread(target=in_both)
+    thread.start()
+    thread.join(30)
+    assert results == [True]
+    assert in_child(nested)
+
+
 def test_keys_without_a_mark() -> None:
     """What a parent changed without the ledger is read from Old in its child, and marked there once it is met."""
     world = World("blocking")

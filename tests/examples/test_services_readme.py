@@ -39,8 +39,8 @@ class Terminals:
     """What the reader has open: the Python prompt with the flag, and a shell."""
 
     def __init__(self, port, ask_postgresql, ask_valkey):
-        (line,) = [text for kind, text in section("Start what they need") if "FlagServer" in text]
-        command = shlex.split(line.replace("8030", str(port)))
+        (block,) = [text for kind, text in section("Start what they need") if "FlagServer" in text]
+        command = shlex.split(block.splitlines()[-1].replace("8030", str(port)))
         self.prompt = subprocess.Popen(
             [sys.executable, *command[1:]],
             env=process_environment(),

@@ -191,11 +191,11 @@ class ReapingForgetsContention(LedgerTable):
 class WithdrawsAfterOldWasWritten(AsyncProxy[str, str]):
     """Takes its token back although Old has the value and New has not (H4, H6)."""
 
-    async def _end(self, outcomes: Mapping[bytes, bool | None], token: bytes) -> None:
+    async def _end(self, outcomes: Mapping[bytes, bool | None], token: bytes) -> bool:
         if any(outcomes.values()):
-            await super()._end(outcomes, token)
-        else:
-            await self._ledger.withdraw(list(outcomes), token)
+            return await super()._end(outcomes, token)
+        await self._ledger.withdraw(list(outcomes), token)
+        return True
 
 
 class WithdrawsWhereItIsCancelled(_KnowsItsToken):
@@ -297,9 +297,9 @@ class TakesHalfABatchForNothing(AsyncProxy[str, str]):
         done, path = await super()._apply_to_new(change, located, deadline)
         return None if path == "guard_open" else done, path
 
-    async def _end(self, outcomes: Mapping[bytes, bool | None], token: bytes) -> None:
+    async def _end(self, outcomes: Mapping[bytes, bool | None], token: bytes) -> bool:
         await self._ledger.withdraw([name for name, ok in outcomes.items() if ok is None], token)
-        await super()._end(outcomes, token)
+        return await super()._end(outcomes, token)
 
 
 class TakesATimeOutForARefusal(AsyncProxy[str, str]):

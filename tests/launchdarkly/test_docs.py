@@ -85,18 +85,32 @@ def test_the_steps_to_make_and_ramp_a_flag(kind, context, reaches):
             assert (source.evaluation.reason, source.evaluation.variant) == ("disabled", "0")
 
 
-def test_what_the_evaluation_says_of_a_default(context):
-    """A wrong flag key, and a LaunchDarkly that has not answered, are told apart as the page says."""
-    with FlagServer({FLAG: 0.5}) as server:
+def test_what_an_evaluation_says(context):
+    """A flag that serves, is off, is no rate or is not there, and who does not answer, are in the page's table."""
+    rows = {
+        (reason, row[1])
+        for row in re.findall(r"^\| (`.*?) \| `(\w+)` \|", section("Follow it"), re.MULTILINE)
+        for reason in re.findall(r"\w+", row[0])
+    }
+    with FlagServer({FLAG: 0.5, "other": "fast"}) as server:
+        with LaunchDarklySource(server.client(), FLAG, context) as source:
+            serving = source.evaluation
+        closed = source.evaluation
+        with LaunchDarklySource(server.client(), "other", context) as source:
+            refused = source.evaluation
         with LaunchDarklySource(server.client(), "user-migration-rate", context) as source:
             wrong = source.evaluation
+        server.turn_off(FLAG)
+        with LaunchDarklySource(server.client(), FLAG, context) as source:
+            off = source.evaluation
         server.refuse(503)
         with LaunchDarklySource(server.client(start_wait=0), FLAG, context) as source:
             unanswered = source.evaluation
     assert (wrong.variant, wrong.reason, wrong.error) == (None, "error", "flag_not_found")
     assert (unanswered.variant, unanswered.reason) == (None, "default")
-    for said in ("`reason='error'`", "`error='flag_not_found'`", "`reason='default'`", "`variant=None`"):
-        assert said in section("Follow it").replace("\n", " ")
+    for each in (serving, off, refused, wrong, unanswered, closed):
+        assert (each.reason, str(each.error)) in rows
+    assert len({(each.reason, each.error) for each in (serving, off, refused, wrong, unanswered, closed)}) == 6
 
 
 def test_each_call_of_the_table_works():
@@ -128,7 +142,7 @@ def test_every_log_event_is_on_the_page():
 def test_every_method_of_the_server_that_is_named_exists():
     """What the page calls on server, source, gate and client is there."""
     for owner, kind in (("server", FlagServer), ("source", LaunchDarklySource), ("gate", TrafficGate)):
-        for name in re.findall(rf"\b{owner}\.(\w+)", TEXT):
+        for name in re.findall(rf"(?<![\w.]){owner}\.(\w+)", TEXT):
             assert hasattr(kind, name), name
 
 

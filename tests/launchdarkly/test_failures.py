@@ -671,7 +671,7 @@ def test_a_thousand_changes_a_second(server, make_source, reaches):
         source.close()
         assert EVENTS_KEPT <= len(written) <= EVENTS_KEPT + 2  # one was being written, one is of the closing
         assert [(event["read"], event["reason"]) for event in written[-2:]] == [
-            (0.123, "FALLTHROUGH"),
+            (0.123, "fallthrough"),
             (0.0, "closed"),
         ]
     finally:

@@ -581,10 +581,10 @@ def test_a_change_is_logged(server, make_source, reaches, logged):
     change = {"event": "rate_changed", "log_level": "info", "flag_key": "rate"}
     start, ramp, kill = events(logged, "rate_changed")
     assert (
-        start == {"read": 0.5, "write": 0.5, "old_read": 0.0, "old_write": 0.0, "reason": "FALLTHROUGH"} | change
+        start == {"read": 0.5, "write": 0.5, "old_read": 0.0, "old_write": 0.0, "reason": "fallthrough"} | change
     )
-    assert ramp == {"read": 0.1, "write": 0.2, "old_read": 0.5, "old_write": 0.5, "reason": "FALLTHROUGH"} | change
-    assert kill == {"read": 0.0, "write": 0.0, "old_read": 0.1, "old_write": 0.2, "reason": "OFF"} | change
+    assert ramp == {"read": 0.1, "write": 0.2, "old_read": 0.5, "old_write": 0.5, "reason": "fallthrough"} | change
+    assert kill == {"read": 0.0, "write": 0.0, "old_read": 0.1, "old_write": 0.2, "reason": "disabled"} | change
 
 
 def test_blocked_logging_delays_no_kill(server, make_source, reaches):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,36 +12,11 @@ from tests.core.worlds import Migration, Trouble, World
 from tests.telemetry.snapshots import Traced
 from tests.telemetry.test_metrics import Metered
 from zddm_flags import Copies, Guard, Guardrail, Shadow, StoreInfo, Telemetry
-from zddm_telemetry import events
 
 KEY = "secret-key"
 VALUE = "secret-value"
 GUARD = Guard(min_calls=2, open_seconds=1.0, max_open_seconds=2.0, trial_calls=1)
 pytestmark = pytest.mark.usefixtures("by_hand")
-
-
-@pytest.fixture(autouse=True)
-def failures(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Telemetry swallows nothing."""
-    known: set[type[BaseException]] = set()
-    monkeypatch.setattr(events, "_known_failures", known)
-    yield
-    assert known == set()
-
-
-@pytest.fixture
-def metered(caplog: pytest.LogCaptureFixture) -> Iterator[Metered]:
-    metered = Metered()
-    yield metered
-    assert caplog.records == []
-    metered.provider.shutdown()
-
-
-@pytest.fixture
-def traced() -> Iterator[Traced]:
-    traced = Traced()
-    yield traced
-    traced.provider.shutdown()
 
 
 def options(**more: Any) -> dict[str, Any]:

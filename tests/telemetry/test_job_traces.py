@@ -6,7 +6,6 @@ import importlib
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,27 +20,11 @@ from tests.telemetry.test_jobs import verify
 from zddm_flags import AsyncBackfill, Backfill, targets
 from zddm_flags._async.work import Stopped
 from zddm_flags.paths import reason_of
-from zddm_telemetry import JobTelemetry, MigrationTelemetry, events
+from zddm_telemetry import JobTelemetry, MigrationTelemetry
 
 METHODS: dict[str, Any] = {"old_methods": SCANNED, "new_methods": SCANNED}
 VALUE = "secret-value"
 UNSAMPLED = NonRecordingSpan(SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(0)))
-
-
-@pytest.fixture(autouse=True)
-def failures(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Telemetry swallows nothing."""
-    known: set[type[BaseException]] = set()
-    monkeypatch.setattr(events, "_known_failures", known)
-    yield
-    assert known == set()
-
-
-@pytest.fixture
-def traced() -> Iterator[Traced]:
-    traced = Traced()
-    yield traced
-    traced.provider.shutdown()
 
 
 def keys(number: int) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,30 +14,6 @@ from zddm_flags import AsyncInMemoryLedger, InMemoryLedger, StoreInfo
 from zddm_telemetry import events
 
 METRIC = "zddm.ledger.operation.duration"
-
-
-@pytest.fixture(autouse=True)
-def failures(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Telemetry swallows nothing."""
-    known: set[type[BaseException]] = set()
-    monkeypatch.setattr(events, "_known_failures", known)
-    yield
-    assert known == set()
-
-
-@pytest.fixture
-def traced() -> Iterator[Traced]:
-    traced = Traced()
-    yield traced
-    traced.provider.shutdown()
-
-
-@pytest.fixture
-def metered(caplog: pytest.LogCaptureFixture) -> Iterator[Metered]:
-    metered = Metered()
-    yield metered
-    assert caplog.records == []
-    metered.provider.shutdown()
 
 
 def calls(traced: Traced) -> list[Any]:

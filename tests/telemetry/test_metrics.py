@@ -9,7 +9,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -64,15 +64,6 @@ class Metered:
             value = point.count if isinstance(point, HistogramDataPoint) else getattr(point, "value", None)
             found[tuple(attributes[each] for each in sorted(attributes))] = value
         return found
-
-
-@pytest.fixture
-def metered(caplog: pytest.LogCaptureFixture) -> Iterator[Metered]:
-    """Metrics that nothing complains about: no duplicate instrument, no failing callback."""
-    metered = Metered()
-    yield metered
-    assert caplog.records == []
-    metered.provider.shutdown()
 
 
 async def test_instruments(world: World, metered: Metered) -> None:

@@ -113,7 +113,7 @@ async def test_a_gate_that_closes_meanwhile(world: World) -> None:
 
 
 async def test_a_write_whose_gate_closes_meanwhile(world: World) -> None:
-    """A write whose gate closes while Old is written says that the gate is closed."""
+    """A write whose gate closes while Old is written says so."""
     traced = Traced()
     migration = traced.migration(world)
 
@@ -122,7 +122,7 @@ async def test_a_write_whose_gate_closes_meanwhile(world: World) -> None:
 
     migration.old.after["write"] = close
     await migration.write(KEY, VALUE)
-    reason = "the gate is closed for this key: its hash is not below the rate; Old alone was changed"
+    reason = "the gate closed for this key while the operation went on; Old alone was changed"
     assert told(traced) == ("old", reason, None)
 
 

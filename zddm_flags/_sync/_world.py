@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any, TypeAlias, TypeVar
 
 from zddm_flags.guard import is_failure
@@ -89,7 +89,8 @@ def in_background(work: Calls[bool], pause_seconds: float) -> Repeating | None:
             if not work():
                 return
 
-    thread = threading.Thread(target=repeat, name="zddm-background", daemon=True)
+    # Not a part of whatever span is current here: threads may inherit that, by instrumentation, or in Python 3.14.
+    thread = threading.Thread(target=Context().run, args=(repeat,), name="zddm-background", daemon=True)
     try:
         thread.start()
     except RuntimeError:  # no more threads, or the interpreter is going down

@@ -235,21 +235,22 @@ class Migration(Generic[K, V]):
                 raise
             return None
 
-    def _end(self, outcomes: Mapping[bytes, bool | None], token: bytes) -> None:
+    def _end(self, outcomes: Mapping[bytes, bool | None], token: bytes) -> bool:
         """End the token on each key whose outcome is known; None leaves it there (H4, H5).
 
-        Where the ledger fails the token stays pending, which is safe: the reaper makes the keys stale.
+        Where the ledger fails the token stays pending, which is safe: the reaper makes the keys stale. False then.
         """
         known = {name: ok for name, ok in outcomes.items() if ok is not None}
         if not known:
-            return
+            return True
         try:
             self._ledger.end(known, token)
         except Exception as error:
             self._ledger_failed("end", error)
-            return
+            return False
         if self._watch is not None and not all(known.values()):
             self._watch.start()
+        return True
 
     def _withdraw(self, located: Sequence[Located[K]], token: bytes) -> None:
         """Take the token back, as if it had never been; only where no store was written."""

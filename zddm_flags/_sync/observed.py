@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sized
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from zddm_flags._sync._world import Calls
 from zddm_flags.ledger import Ledger, MigrationLedger
@@ -13,8 +13,6 @@ from zddm_flags.protocols import StoreInfo, SupportsDescribe
 from zddm_telemetry import LedgerTelemetry, MigrationTelemetry
 
 __all__ = ["observed"]
-
-T = TypeVar("T")
 
 _CALLS = (
     "begin",
@@ -57,15 +55,16 @@ class _AsyncObserved:
         self._telemetry = telemetry
         for name in _CALLS:
             if hasattr(migration, name):
-                setattr(self, name, partial(self._call, name, getattr(migration, name)))
+                setattr(self, name, partial(self._call, name))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._migration, name)
 
-    def _call(self, name: str, call: Calls[T], *arguments: Any, **options: Any) -> T:
+    def _call(self, called: str, /, *arguments: Any, **options: Any) -> Any:
+        call: Calls[Any] = getattr(self._migration, called)
         told = self._telemetry
         if not (told.migration.tracing or told.migration.metering):
             return call(*arguments, **options)
-        keys = len(cast(Sized, arguments[0])) if name in _OF_KEYS else 0
-        with told.call(name, keys):
+        keys = arguments[0] if arguments and called in _OF_KEYS else ()
+        with told.call(called, len(keys) if isinstance(keys, Sized) else 0):
             return call(*arguments, **options)

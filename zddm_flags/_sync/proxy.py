@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
@@ -30,10 +31,11 @@ from zddm_flags.guard import Guard, GuardOpen
 from zddm_flags.guardrail import Guardrail
 from zddm_flags.ledger import MAX_KEY_BYTES, Ledger, LedgerSummary
 from zddm_flags.protocols import StorageAdapter
+from zddm_flags.rollout import Rollout
 from zddm_flags.settings import Settings
 from zddm_flags.stats import ProxyStats
 from zddm_flags.tokens import new_token
-from zddm_telemetry import Gauges, OperationTelemetry, Telemetry
+from zddm_telemetry import Evaluated, Gauges, OperationTelemetry, Telemetry
 
 __all__ = ["Proxy"]
 
@@ -458,8 +460,8 @@ class Proxy(Overview[K, V]):
         if refused is not None:
             operation.count("old_failed", len(located))
             outcomes = self._outcomes(located, (), grant)
-            operation.stale_marked = bool(grant.contended) or not all(outcomes.values())
-            self._end(outcomes, token)
+            stale = bool(grant.contended) or not all(outcomes.values())
+            operation.stale_marked = not self._end(outcomes, token) or stale
             raise refused.__cause__ or refused  # out of the handler, so that its own cause stays as it was
         try:
             admitted, why_not = self._admitted(located, grant)
@@ -481,8 +483,8 @@ class Proxy(Overview[K, V]):
         outcomes = self._outcomes(located, admitted if done else (), grant)
         if done is None:
             outcomes.update((each.name, None) for each in admitted)
-        operation.stale_marked = bool(grant.contended) or not all(outcomes.values())
-        self._end(outcomes, token)
+        stale = bool(grant.contended) or not all(outcomes.values())
+        operation.stale_marked = not self._end(outcomes, token) or stale
         if grant.contended:
             self._reap_if_due()
 
@@ -531,23 +533,9 @@ class Proxy(Overview[K, V]):
         if self._breaker is not None and self._breaker.state != "closed":
             operation.note("zddm.guard.state", self._breaker.state)
         decision = self._gate.decision
-        flag_key = self._gate.flag_key
-        if flag_key is None or not self._telemetry.is_news(decision):
-            return
-        value = decision.rollout.text
-        evaluation = self._gate.evaluation
-        if evaluation is None or evaluation.rollout != decision.rollout:
-            operation.evaluated(flag_key, value)  # by a source that tells no more, or that is a change ahead
-            return
-        operation.evaluated(
-            flag_key,
-            value,
-            provider=evaluation.provider,
-            variant=evaluation.variant,
-            reason=evaluation.reason,
-            error=evaluation.error,
-            context=evaluation.context_id,
-        )
+        flag_key = self._telemetry.flag_key
+        if flag_key is not None and self._telemetry.is_news(decision):
+            operation.evaluated(partial(_evaluated, flag_key, decision.rollout, self._gate))
 
     def _gauges(self) -> Gauges | None:
         if self._closed:
@@ -589,6 +577,22 @@ class Proxy(Overview[K, V]):
         self._enabled = False
         self._forked = True
         self._fork_reported = False
+
+
+def _evaluated(flag_key: str, rollout: Rollout, gate: TrafficGate) -> Evaluated:
+    value = rollout.text
+    evaluation = gate.evaluation
+    if evaluation is None or evaluation.rollout != rollout:
+        return Evaluated(flag_key, value)  # by a source that tells no more, or that is a change ahead
+    return Evaluated(
+        flag_key,
+        value,
+        evaluation.provider,
+        evaluation.variant,
+        evaluation.reason,
+        evaluation.error,
+        evaluation.context_id,
+    )
 
 
 def _check_value(value: object) -> None:
