@@ -151,6 +151,8 @@ class CircuitBreaker:
         random: Callable[[], float] = random.random,
     ) -> None:
         self._guard = guard
+        self._most_calls = guard.max_concurrent_calls
+        self._slow_call_seconds = guard.slow_call_seconds
         self._hangs_after_seconds = hangs_after_seconds
         self._clock = clock
         self._report = report
@@ -192,12 +194,15 @@ class CircuitBreaker:
         with self._lock:
             now = self._clock()
             change = self._notice_hanging(now) if now > self._look_at else None
-            why = self._refusal()
+            running = self._running
+            why: Refusal | None = None
+            if self._state != "closed" or len(running) + len(self._hanging) >= self._most_calls:
+                why = self._refusal()
             if why is None:
-                if not self._running:
+                if not running:
                     self._look_at = now + self._hangs_after_seconds
                 self._last_call += 1
-                self._running[self._last_call] = now
+                running[self._last_call] = now
             call = self._last_call
         if change is not None:
             self._report(change)
@@ -216,16 +221,18 @@ class CircuitBreaker:
         with self._lock:
             now = self._clock()
             change = self._notice_hanging(now) if now > self._look_at else None
-            self._hanging.discard(call)
             began = self._running.pop(call, None)
-            if began is not None and call >= self._first_call:  # hence nothing above has changed the state
+            if began is None:
+                self._hanging.discard(call)
+            elif call >= self._first_call:  # hence nothing above has changed the state
                 window = self._window
-                slow = now - began >= self._guard.slow_call_seconds
+                slow = now - began >= self._slow_call_seconds
                 if slow or failed is not None:
-                    window.add(now, failed=bool(failed), slow=slow)
+                    window.add(now, bool(failed), slow)
                     if failed is False:
                         self._stalled = 0
-                        self._good_began = max(self._good_began, began)
+                        if began > self._good_began:  # noqa: PLR1730 - max() takes as long as all of this
+                            self._good_began = began
                     elif slow and began >= self._good_began:
                         self._stalled += 1
                     if window.failures or window.slow_calls or self._state == "half_open":
@@ -281,7 +288,7 @@ class CircuitBreaker:
         with self._lock:
             return (
                 self._state,
-                tuple(self._window.buckets),
+                tuple(map(tuple, self._window.buckets)),
                 tuple(self._running.items()),
                 frozenset(self._hanging),
                 self._stalled,
@@ -337,7 +344,7 @@ class CircuitBreaker:
             began = self._running.pop(call)
             self._hanging.add(call)
             if call >= self._first_call:
-                self._window.add(now, failed=True, slow=True)
+                self._window.add(now, True, True)
                 self._stalled += began >= self._good_began
         return self._decide(now) if overdue else None
 
@@ -398,31 +405,37 @@ class CircuitBreaker:
 class _Window:
     """Counts the calls of the last `seconds`, in buckets of a tenth, each forgotten as a whole: O(1) per call."""
 
-    def __init__(self, seconds: float, buckets: Iterable[tuple[float, int, int, int]] = ()) -> None:
-        self.seconds = seconds
-        self.buckets = deque(buckets)  # when each began, and its counts
-        self.calls = sum(calls for _, calls, _, _ in self.buckets)
-        self.failures = sum(failures for _, _, failures, _ in self.buckets)
-        self.slow_calls = sum(slow_calls for _, _, _, slow_calls in self.buckets)
+    __slots__ = ("_bucket_seconds", "buckets", "calls", "failures", "seconds", "slow_calls")
 
-    def add(self, now: float, *, failed: bool, slow: bool) -> None:
+    def __init__(self, seconds: float, buckets: Iterable[Iterable[float]] = ()) -> None:
+        self.seconds = seconds
+        self._bucket_seconds = seconds / 10
+        self.buckets = deque(list(bucket) for bucket in buckets)  # when each began, and its counts
+        self.calls = int(sum(bucket[1] for bucket in self.buckets))
+        self.failures = int(sum(bucket[2] for bucket in self.buckets))
+        self.slow_calls = int(sum(bucket[3] for bucket in self.buckets))
+
+    def add(self, now: float, failed: bool, slow: bool) -> None:
         """Count a call that ended now."""
         buckets = self.buckets
-        began, calls, failures, slow_calls = now, 0, 0, 0
-        if buckets and now - buckets[-1][0] < self.seconds / 10:
-            began, calls, failures, slow_calls = buckets.pop()
-        else:
+        if not buckets or now - buckets[-1][0] >= self._bucket_seconds:
             self.forget(now)
-        buckets.append((began, calls + 1, failures + failed, slow_calls + slow))
+            buckets.append([now, 0, 0, 0])
+        bucket = buckets[-1]
+        bucket[1] += 1
         self.calls += 1
-        self.failures += failed
-        self.slow_calls += slow
+        if failed:
+            bucket[2] += 1
+            self.failures += 1
+        if slow:
+            bucket[3] += 1
+            self.slow_calls += 1
 
     def forget(self, now: float) -> None:
         """Forget the calls that ended too long ago."""
         buckets = self.buckets
         while buckets and now - buckets[0][0] >= self.seconds:
             _, calls, failures, slow_calls = buckets.popleft()
-            self.calls -= calls
-            self.failures -= failures
-            self.slow_calls -= slow_calls
+            self.calls -= int(calls)
+            self.failures -= int(failures)
+            self.slow_calls -= int(slow_calls)

@@ -89,6 +89,7 @@ class MigrationTelemetry:
         self.leaves_out_pages = False  # whether there ever was a page of a job without a span: looking costs time
         self.tracing = False
         self.metering = False
+        self.recorded = False  # whether anybody records spans or durations
         self._look_again = 0.0
         self._last_told: object = None
         self._limit_lock = threading.RLock()  # a signal handler may disable the proxy, which reports, meanwhile
@@ -143,6 +144,7 @@ class MigrationTelemetry:
         try:
             self.tracing = _records(self._options.tracer_provider) or _records(trace.get_tracer_provider())
             self.metering = _records(self._options.meter_provider) or _records(metrics.get_meter_provider())
+            self.recorded = self.tracing or self.metering
         except Exception as error:
             failed(error)
 

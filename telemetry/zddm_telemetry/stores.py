@@ -47,8 +47,8 @@ class StoreTelemetry:
         self._collection = collection
         self._kind = _kind(remote)
         self._attributes = {"zddm.store": store, **_database(system, collection, namespace)}
-        # Made once, for each call of one key needs them.
-        self._counted = {operation: _CountedCall(self, operation, 1) for operation in _OPERATIONS}
+        # Made once, for each call needs them.
+        self._counted = {operation: (store, operation) for operation in _OPERATIONS}
         self._outcomes = {
             (operation, outcome): {
                 "zddm.migration": migration.name,
@@ -60,12 +60,13 @@ class StoreTelemetry:
             for outcome in ("ok", "error")
         }
 
-    def call(self, operation: Operation, keys: int = 1) -> _CountedCall | _RecordedCall:
-        """A context manager around one call to the store, for `keys` keys."""
-        migration = self.migration
-        if migration.tracing or migration.metering:
-            return _RecordedCall(self, operation, keys)
-        return self._counted[operation] if keys == 1 else _CountedCall(self, operation, keys)
+    def count(self, operation: Operation, keys: int) -> None:
+        """Count a call to the store, for `keys` keys: all that is told where nobody records."""
+        self.migration.counts.add_call(self._counted[operation], keys)
+
+    def call(self, operation: Operation, keys: int) -> _RecordedCall:
+        """A context manager around one call to the store, for `keys` keys, which tells all but the count."""
+        return _RecordedCall(self, operation, keys)
 
     def start(self, operation: Operation, keys: int) -> Span:
         """Start the span of one call. The batch size is given for 2 and more, as the conventions ask."""
@@ -76,25 +77,6 @@ class StoreTelemetry:
     def took(self, operation: Operation, outcome: Outcome, seconds: float) -> None:
         """Record how long a call took."""
         self.migration.instruments.duration.record(seconds, self._outcomes[operation, outcome])
-
-
-class _CountedCall:
-    """The count of a call to a store. Holds nothing of the one call, so that one object serves them all."""
-
-    __slots__ = ("_counted", "_counts", "_keys")
-
-    def __init__(self, telemetry: StoreTelemetry, operation: Operation, keys: int) -> None:
-        self._counts = telemetry.migration.counts
-        self._counted = (telemetry.store, operation)
-        self._keys = keys
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace_back: TracebackType | None
-    ) -> None:
-        self._counts.add_call(self._counted, self._keys)
 
 
 class LedgerTelemetry:
@@ -171,7 +153,7 @@ class _TimedCall(ABC):
 
 
 class _RecordedCall(_TimedCall):
-    """The count, the span and the duration of one call to a store."""
+    """The span and the duration of one call to a store."""
 
     __slots__ = ("_keys", "_operation", "_telemetry")
 
@@ -186,12 +168,6 @@ class _RecordedCall(_TimedCall):
 
     def _took(self, outcome: Outcome, seconds: float) -> None:
         self._telemetry.took(self._operation, outcome, seconds)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace_back: TracebackType | None
-    ) -> None:
-        self._migration.counts.add_call((self._telemetry.store, self._operation), self._keys)
-        super().__exit__(kind, error, trace_back)
 
 
 class _LedgerCall(_TimedCall):

@@ -35,7 +35,7 @@ def test_one_process_keeps_the_promise_without_the_ledger(seed: int, proved: Pro
 def test_reduction_hides_nothing_in_any_small_scenario(proxy: Any) -> None:
     """With and without the reduction a wrong algorithm is caught in the same scenarios, and not in all or none."""
     verdicts: set[bool] = set()
-    for seed in range(45):
+    for seed in range(40):  # 42 alone takes as long as all of these
         scenario = any_scenario(Random(seed), batches=False, jobs=False, faults=int(proxy is PlainProxy))
         reduced, whole = (explore(scenario, proxy, reduce=reduce).violation for reduce in (True, False))
         assert (reduced is None) == (whole is None)

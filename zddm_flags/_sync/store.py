@@ -33,6 +33,9 @@ T = TypeVar("T")
 
 Operation = Literal["read", "write", "delete", "scan"]
 
+Ended = Callable[[bool | None], object]
+"""Is told whether the call raised; None: what ended it was not the store."""
+
 CallEnded = Callable[[str, float, bool], None]
 """Is told of each call that ended: the operation, with `_many` for several keys; seconds; whether it raised."""
 
@@ -160,31 +163,37 @@ class Store(Generic[K, V]):
 
     def probe(self, key: K) -> None:
         """Read `key`, whatever the breaker says. Raises what that raises."""
-        self._made("read", 1, bounded, self._budget, _nobody, self._adapter.read, key)
+        self.telemetry.count("read", 1)
+        self._told("read", 1, _nobody, self._adapter.read, key)
 
     def _call(self, operation: Operation, keys: int, call: Calls[T], *arguments: Any) -> T:
         """The one way in which the operations call the adapter."""
-        if self._breaker is None:
-            return self._made(operation, keys, call, *arguments)
-        number = self._breaker.begin()  # outside of all telemetry: a call that is refused is none
-        ended = partial(self._breaker.end, number)
-        result: T = self._made(operation, keys, bounded, self._budget, ended, call, *arguments)
-        return result
+        ended: Ended | None = None
+        if self._breaker is not None:  # before anything is told: a call that is refused is none
+            ended = partial(self._breaker.end, self._breaker.begin())
+        telemetry = self.telemetry
+        telemetry.count(operation, keys)
+        if self._ended is not None or telemetry.migration.recorded:
+            return self._told(operation, keys, ended, call, *arguments)
+        return self._made(ended, call, *arguments)
 
-    def _made(self, operation: Operation, keys: int, call: Calls[T], *arguments: Any) -> T:
-        """A call that is made, whoever allowed it."""
-        if self._ended is None:
-            with self.telemetry.call(operation, keys):
-                return call(*arguments)
+    def _told(self, operation: Operation, keys: int, ended: Ended | None, call: Calls[T], *arguments: Any) -> T:
+        """A call that spans, metrics and the guardrail are told of."""
         started = time.perf_counter()
         try:
             with self.telemetry.call(operation, keys):
-                result = call(*arguments)
+                result: T = self._made(ended, call, *arguments)
         except Exception:
             self._tell(operation, keys, started, failed=True)
             raise
         self._tell(operation, keys, started, failed=False)
         return result
+
+    def _made(self, ended: Ended | None, call: Calls[T], *arguments: Any) -> T:
+        """A call that is made, whoever allowed it. `ended` is told how it ended; None: it has no limit either."""
+        if ended is None:
+            return call(*arguments)
+        return bounded(self._budget, ended, call, *arguments)
 
     def _tell(self, operation: str, keys: int, started: float, *, failed: bool) -> None:
         if self._ended is not None:
