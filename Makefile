@@ -10,10 +10,10 @@ ROWS ?=
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all explore torture finish bench check generate format examples clean
+.PHONY: help demo test test-all explore torture finish bench bench-check bench-baseline profile check generate format examples clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/.python:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found: install one, or run make PYTHON=/path/to/python" >&2; exit 1; }
@@ -51,8 +51,18 @@ torture: $(VENV)/.dev  ## Kill and cut off real processes and servers, check eve
 finish: $(VENV)/.dev  ## Finish a migration of 1,000,000 rows under live writes and kills; ROWS=a number, SEED=a number
 	@$(RUN) -m tests.finish $(if $(ROWS),--rows $(ROWS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-bench: $(VENV)/.dev  ## Measure what the proxy costs, as ratios inside one run
+bench: $(VENV)/.dev  ## Measure what the proxy costs, as ratios inside one run (four minutes); ARGS="--only reads", ARGS=--help
 	@$(RUN) -m tests.benchmarks $(ARGS)
+
+bench-check: $(VENV)/.dev  ## Fail where a ratio is more than 25 % above tests/benchmarks/baseline.json, beyond its spread
+	@$(RUN) -m tests.benchmarks --check $(ARGS)
+
+bench-baseline: $(VENV)/.dev  ## Write tests/benchmarks/baseline.json again
+	@$(RUN) -m tests.benchmarks --baseline $(ARGS)
+
+profile: $(VENV)/.dev  ## Draw the flame graph of a read that New serves: build/profile.svg; ARGS="--operation write --rate 0"
+	@mkdir -p build
+	@$(VENV)/bin/py-spy record --rate 500 --output build/profile.svg -- $(RUN) -m tests.benchmarks.profiled $(ARGS)
 
 check: $(VENV)/.dev  ## Check lint, format, types and generated code
 	@$(RUN) -m ruff check
