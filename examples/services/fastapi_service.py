@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from service_settings import FLAG, NEW_VALKEY, OLD_POSTGRESQL, SERVICE, connect_launchdarkly, send_traces, untraced
+from service_settings import FLAG, NEW_VALKEY, OLD_POSTGRESQL, SERVICE, connect_launchdarkly, send_traces
 from sqlalchemy import Column, Integer, MetaData, String, Table
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -87,8 +87,7 @@ async def delete(key: Key, users: Users) -> None:
 async def health(users: Users, response: Response) -> dict[str, Any]:
     """Ready while the ledger answers, for writes need it at every rate. Neither New nor the flag is needed."""
     try:
-        with untraced():
-            await users.ledger_summary()
+        await users.ledger_summary()
         ready = True
     except Exception:
         ready, response.status_code = False, 503

@@ -3,7 +3,6 @@
 import os
 import socket
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 from ldclient import Config, Context, LDClient
@@ -62,8 +61,3 @@ def send_traces() -> Callable[[], None]:
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
     return provider.shutdown
-
-
-def untraced() -> AbstractContextManager[Any]:
-    """For what a probe asks every few seconds: its spans get a parent that is not sent, so neither are they."""
-    return trace.use_span(trace.NonRecordingSpan(trace.SpanContext(1, 1, is_remote=False)))
