@@ -4,6 +4,7 @@ import importlib.util
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 import psutil
@@ -72,6 +73,15 @@ def test_refuses_a_run_that_proves_nothing():
     assert "at least 10" in run.stdout
 
 
+def processes_of(director):
+    """A guard, two servers and four workers: all at once, for a worker that was just killed is soon replaced."""
+    deadline = time.monotonic() + PATIENCE
+    while len(children := psutil.Process(director).children(recursive=True)) < 7:
+        assert time.monotonic() < deadline, children
+        time.sleep(0.01)
+    return children
+
+
 @contextmanager
 def at_work(output):
     """A torture whose servers and workers run, and all of its processes."""
@@ -89,7 +99,7 @@ def at_work(output):
             for line in director.stdout:
                 if "flag flips" in line:
                     break
-            yield director, psutil.Process(director.pid).children(recursive=True)
+            yield director, processes_of(director.pid)
         finally:
             director.kill()
 
@@ -98,7 +108,6 @@ def at_work(output):
 def test_leaves_no_process(by, tmp_path):
     """However the torture ends, its workers and servers end with it; an interrupt is clean and exits with 130."""
     with at_work(tmp_path / "output") as (director, children):
-        assert len(children) >= 7, "a guard, two servers and four workers"
         director.send_signal(by)
         said, _ = director.communicate(timeout=PATIENCE)
         _, alive = psutil.wait_procs(children, PATIENCE)
