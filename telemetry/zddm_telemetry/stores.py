@@ -30,7 +30,7 @@ _OPERATIONS: tuple[Operation, ...] = ("read", "write", "delete", "scan")
 class StoreTelemetry:
     """What is told of the calls to one of the two stores. Thread-safe."""
 
-    __slots__ = ("_attributes", "_collection", "_counted", "_kind", "_outcomes", "migration", "store")
+    __slots__ = ("_attributes", "_collection", "_counted", "_kind", "_outcomes", "migration")
 
     def __init__(
         self,
@@ -43,7 +43,6 @@ class StoreTelemetry:
         remote: bool,
     ) -> None:
         self.migration = migration
-        self.store = store
         self._collection = collection
         self._kind = _kind(remote)
         self._attributes = {"zddm.store": store, **_database(system, collection, namespace)}

@@ -509,11 +509,6 @@ class AsyncJob(AsyncWork[K, V]):
                 raise _superseded(self.name)
 
 
-def _outcomes(counts: Mapping[str, int]) -> dict[str, int]:
-    """How many rows met with which outcome."""
-    return {outcome: number for outcome, number in counts.items() if outcome != "rows"}
-
-
 def _submitted(executor: Executor, part: RemotePart) -> Future[None]:
     try:
         return executor.submit(run_part, part)

@@ -64,7 +64,7 @@ class _AsyncObserved:
     async def _call(self, called: str, /, *arguments: Any, **options: Any) -> Any:
         call: Calls[Any] = getattr(self._migration, called)
         told = self._telemetry
-        if not (told.migration.tracing or told.migration.metering):
+        if not told.migration.recorded:
             return await call(*arguments, **options)
         keys = arguments[0] if arguments and called in _OF_KEYS else ()
         with told.call(called, len(keys) if isinstance(keys, Sized) else 0):
