@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,20 @@ class Service:
         log = self.log.read_text()
         assert "Traceback" not in log, log
         return status
+
+
+def visited_at_once(service):
+    """Let thirty users be written twice and read back, ten at a time; the last visit of each."""
+    visits = {f"u{number}": number for number in range(30)}
+
+    def visit(key):
+        service.put(key, 0)
+        written = service.put(key, visits[key])
+        return service.get(key) == (200, written)
+
+    with ThreadPoolExecutor(10) as pool:
+        assert all(pool.map(visit, visits))
+    return visits
 
 
 @contextlib.contextmanager

@@ -2,11 +2,10 @@
 
 import json
 import signal
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.examples.conftest import FLAG, started, wait_until
+from tests.examples.conftest import FLAG, started, visited_at_once, wait_until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
@@ -77,17 +76,8 @@ def test_concurrent_requests(environment, old, valkey, flags, tmp_path):
     """Thirty users that are written and read at once each keep their own last visit, in both stores."""
     flags.set(FLAG, 1)
     with started(COMMAND, environment, tmp_path / "log") as service:
-
-        def visit(number):
-            key = f"u{number}"
-            service.put(key, 0)
-            written = service.put(key, number)
-            return service.get(key) == (200, written)
-
-        with ThreadPoolExecutor(10) as pool:
-            assert all(pool.map(visit, range(30)))
-        visits = dict(old.execute("SELECT id, visits FROM users"))
-        assert visits == {f"u{number}": number for number in range(30)}
+        visits = visited_at_once(service)
+        assert dict(old.execute("SELECT id, visits FROM users")) == visits
 
         def read_from_new():  # a write that New missed, being slow, leaves its key stale until it is read
             assert [service.get(key)[1]["visits"] for key in visits] == list(visits.values())

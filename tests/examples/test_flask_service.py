@@ -2,11 +2,10 @@
 
 import os
 import signal
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.examples.conftest import FLAG, started, wait_until
+from tests.examples.conftest import FLAG, started, visited_at_once, wait_until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
@@ -114,16 +113,7 @@ def test_concurrent_requests(environment, old, new, flags, tmp_path):
     """Thirty users that are written and read at once each keep their own last visit, in both stores."""
     flags.set(FLAG, 1)
     with started(COMMAND, environment, tmp_path / "log") as service:
-
-        def visit(number):
-            key = f"u{number}"
-            service.put(key, 0)
-            written = service.put(key, number)
-            return service.get(key) == (200, written)
-
-        with ThreadPoolExecutor(10) as pool:
-            assert all(pool.map(visit, range(30)))
-        visits = {f"u{number}": number for number in range(30)}
+        visits = visited_at_once(service)
         assert in_old(old) == visits
 
         def read_from_new():  # where the guard let New miss a write the key is stale until it is read
